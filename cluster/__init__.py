@@ -1,0 +1,1 @@
+"""Transports, backends and the node agent: everything that touches a node."""

@@ -1,0 +1,1 @@
+"""The payload: the MindSpore package that trains and samples. Never imports the control plane."""
