@@ -1,0 +1,153 @@
+"""From what each node says to one status of the run: state, reason, first fault, progress."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.backend import Backend, NodeError, PerNode, RunRef
+from ostrain.states import REASONS, ExitCode, State
+from ostrain.store import Run, Store, owner_alive
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """The derived status of a run's current attempt.
+
+    fault: the earliest fault over all nodes, on this machine's clock: ``node, rank, reason, signal, exit_code, time,
+        log, tail, message``.
+    nodes: node -> the agent's status object. unreachable: node -> why it could not be asked.
+    """
+
+    run_id: str
+    attempt: int
+    state: State
+    reason: str
+    settled: bool
+    fault: dict[str, Any] | None = None
+    progress: dict[str, Any] | None = None
+    checkpoint: int | None = None
+    nodes: dict[str, Any] = field(default_factory=dict)
+    unreachable: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        return int(REASONS[self.reason].exit_code) if self.reason in REASONS else int(ExitCode.RUN_FAILED)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "run_id": self.run_id,
+            "attempt": self.attempt,
+            "state": self.state.value,
+            "reason": self.reason,
+            "settled": self.settled,
+            "exit_code": self.exit_code,
+            "fault": self.fault,
+            "progress": self.progress,
+            "checkpoint": self.checkpoint,
+            "nodes": self.nodes,
+            "unreachable": self.unreachable,
+        }
+
+    @classmethod
+    def from_run(cls, run: Run) -> RunStatus:
+        """The last status stored for a run (what is shown of runs that have ended)."""
+        known = {key: run.status[key] for key in ("fault", "progress", "checkpoint") if key in run.status}
+        return cls(
+            run_id=run.run_id,
+            attempt=run.attempt,
+            state=run.state,
+            reason=run.reason,
+            settled=run.settled,
+            nodes=run.status.get("nodes", {}),
+            unreachable=run.status.get("unreachable", {}),
+            **known,
+        )
+
+
+def derive(run: Run, answers: PerNode[dict[str, Any]], now: float) -> RunStatus:
+    """One status from the nodes' answers. A node that still tells of an earlier attempt has not begun this one."""
+    nodes: dict[str, Any] = {}
+    unreachable: dict[str, str] = {}
+    for name, answer in answers.items():
+        if isinstance(answer, NodeError):
+            unreachable[name] = answer.what
+        else:
+            nodes[name] = answer
+    current = {name: status for name, status in nodes.items() if status.get("attempt") == run.attempt}
+    state, reason, fault = _decide(run, current, len(answers), bool(unreachable), now)
+    running = any(status["state"] == "RUNNING" for status in current.values())
+    return RunStatus(
+        run_id=run.run_id,
+        attempt=run.attempt,
+        state=state,
+        reason=reason,
+        settled=state.final and not running and not unreachable,
+        fault=fault,
+        progress=_progress(current),
+        checkpoint=_newest_checkpoint(nodes),
+        nodes=nodes,
+        unreachable=unreachable,
+    )
+
+
+def _decide(
+    run: Run, current: Mapping[str, Any], expected: int, some_unreachable: bool, now: float
+) -> tuple[State, str, dict[str, Any] | None]:
+    states = [status["state"] for status in current.values()]
+    fault = _first_fault(current, now)
+    if "FAILED" in states:
+        failed = [status["reason"] for status in current.values() if status["state"] == "FAILED"]
+        return State.FAILED, fault["reason"] if fault else failed[0], fault
+    if "CANCELLED" in states:
+        return State.CANCELLED, "cancelled", fault
+    if len(states) == expected and all(state == "SUCCEEDED" for state in states):
+        return State.SUCCEEDED, "done", None
+    if run.state.final:
+        return run.state, run.reason, run.status.get("fault")
+    if len(current) == expected or some_unreachable:
+        return (State.RUNNING, "running", None) if states else (run.state, run.reason, None)
+    if owner_alive(run.owner):
+        return State.PREPARING, "preparing", None
+    # A node never began this attempt and nobody is left who would start it.
+    missing = "the submitting client ended before every node had started"
+    return (
+        State.FAILED,
+        "start_failed",
+        {"reason": "start_failed", "node": None, "rank": None, "message": {"what": missing}},
+    )
+
+
+def _first_fault(current: Mapping[str, Any], now: float) -> dict[str, Any] | None:
+    """The earliest fault on this machine's clock: each node's clock is shifted by what it shows now."""
+    faults = []
+    for name, status in current.items():
+        if status.get("fault"):
+            fault = dict(status["fault"], node=name)
+            fault["time"] = fault["time"] + (now - status["time"])
+            faults.append(fault)
+    return min(faults, key=lambda fault: fault["time"]) if faults else None
+
+
+def _progress(current: Mapping[str, Any]) -> dict[str, Any] | None:
+    seen = [status["progress"] for status in current.values() if status.get("progress")]
+    return max(seen, key=lambda progress: progress["step"]) if seen else None
+
+
+def _newest_checkpoint(nodes: Mapping[str, Any]) -> int | None:
+    steps = [step for status in nodes.values() for step in status.get("checkpoints") or []]
+    return max(steps) if steps else None
+
+
+def refresh(store: Store, run: Run, backend: Backend, *, timeout: float = 10.0) -> RunStatus:
+    """Ask the nodes of a run that has not settled, derive its status and store it."""
+    if run.settled:
+        return RunStatus.from_run(run)
+    answers = backend.poll(RunRef(run.run_id, run.plan), timeout=timeout)
+    status = derive(run, answers, time.time())
+    stored = store.record(run, status.state, status.reason, status.settled, status.as_dict())
+    if stored.attempt != run.attempt or (stored.settled and not status.settled):
+        return RunStatus.from_run(stored)
+    return status
