@@ -1,0 +1,1 @@
+"""Clips, captions and embeddings: from a CSV to the batch of a step."""
