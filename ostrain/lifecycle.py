@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cluster.backend import Backend, NodeError, PerNode, RunRef
 from ostrain.errors import OstrainError
@@ -16,6 +16,7 @@ from ostrain.states import ExitCode, State
 from ostrain.status import RunStatus, refresh
 from ostrain.store import Run, Store
 
+T = TypeVar("T")
 Say = Callable[[str], None]
 
 
@@ -70,9 +71,9 @@ def _stage_and_start(backend: Backend, run: Run, bundle: Path, secrets: Mapping[
 def _undo(store: Store, backend: Backend, run: Run, say: Say) -> None:
     """Take back a submit that failed or was interrupted half way."""
     ref = RunRef(run.run_id, run.plan)
-    answers = {**backend.stop(ref, grace=2.0, reason="start_failed")}
-    answers.update({name: value for name, value in backend.remove(ref).items() if isinstance(value, NodeError)})
-    left = [name for name, answer in answers.items() if isinstance(answer, NodeError) and answer.kind != "no_run"]
+    stopped = _without_missing(backend.stop(ref, grace=2.0, reason="start_failed"))
+    removed = _without_missing(backend.remove(ref))
+    left = sorted({name for name, one in [*stopped.items(), *removed.items()] if isinstance(one, NodeError)})
     if left:
         say(f"could not clean up on {', '.join(left)}; `ostrain rm {run.run_id}` tries again")
         store.release(run.run_id, State.FAILED, "start_failed")
@@ -107,12 +108,9 @@ def resume(store: Store, backend: Backend, run: Run, *, secrets: Mapping[str, st
     return store.release(run.run_id, State.RUNNING, "running")
 
 
-def _without_missing(reports: PerNode[dict[str, Any]]) -> PerNode[dict[str, Any]]:
-    return {
-        name: report
-        for name, report in reports.items()
-        if not (isinstance(report, NodeError) and report.kind == "no_run")
-    }
+def _without_missing(answers: Mapping[str, T | NodeError]) -> PerNode[T]:
+    """A node that never had the run has nothing to end or delete."""
+    return {name: one for name, one in answers.items() if not (isinstance(one, NodeError) and one.kind == "no_run")}
 
 
 def _refuse_survivors(run_id: str, reports: PerNode[dict[str, Any]]) -> None:

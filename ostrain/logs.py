@@ -5,7 +5,7 @@ from __future__ import annotations
 import calendar
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from cluster.backend import Chunk
@@ -138,6 +138,3 @@ def printable(text: str, *, styled: bool) -> str:
     if not styled:
         return shown
     return "".join(c if c == "\t" or (c >= " " and c != "\x7f") else f"\\x{ord(c):02x}" for c in shown)
-
-
-Emit = Callable[[Line], None]

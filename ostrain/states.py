@@ -17,6 +17,7 @@ class ExitCode(IntEnum):
     CANCELLED = 5
     HUNG = 6
     SURVIVORS = 7
+    INTERNAL = 70
     INTERRUPTED = 130
 
 

@@ -202,7 +202,8 @@ class Store:
                     exit_code=ExitCode.USAGE,
                 )
             self._db.execute(
-                "UPDATE runs SET attempt=?, state=?, reason=?, settled=0, owner=?, updated=?, status='{}' WHERE run_id=?",
+                "UPDATE runs SET attempt=?, state=?, reason=?, settled=0, owner=?, updated=?, status='{}'"
+                " WHERE run_id=?",
                 (attempt, State.PREPARING.value, "preparing", owner, time.time(), run.run_id),
             )
         return self.get(run.run_id)
@@ -230,7 +231,8 @@ class Store:
         """Write the outcome of a cancel: it stands above what was derived before."""
         with self._transaction():
             self._db.execute(
-                "UPDATE runs SET state=?, reason=?, settled=1, owner='', updated=?, status=? WHERE run_id=? AND attempt=?",
+                "UPDATE runs SET state=?, reason=?, settled=1, owner='', updated=?, status=?"
+                " WHERE run_id=? AND attempt=?",
                 (state.value, reason, time.time(), json.dumps(status), run.run_id, run.attempt),
             )
         return self.get(run.run_id)

@@ -1,0 +1,57 @@
+"""What several commands share: finding a run, opening its backend, secrets, options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+from cluster.backend import Backend
+from ostrain.plan import LaunchPlan
+from ostrain.store import Run, Store
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def json_option(function: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="Data as JSON on standard output.")(function)
+
+
+@contextmanager
+def opened_store() -> Iterator[Store]:
+    store = Store()
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@contextmanager
+def opened_backend(plan: LaunchPlan) -> Iterator[Backend]:
+    from cluster.backends import open_backend
+
+    backend = open_backend(plan)
+    try:
+        yield backend
+    finally:
+        backend.close()
+
+
+@contextmanager
+def opened_run(word: str) -> Iterator[tuple[Store, Run, Backend]]:
+    """The store, the run that ``word`` names, and its backend."""
+    with opened_store() as store:
+        run = store.find(word)
+        with opened_backend(run.plan) as backend:
+            yield store, run, backend
+
+
+def resolved_secrets(plan: LaunchPlan) -> dict[str, str]:
+    """Environment variable -> value, looked up now and kept in memory only."""
+    if not plan.secrets:
+        return {}
+    from cluster.secrets import resolve_secrets
+
+    return dict(resolve_secrets(plan.secrets))

@@ -1,0 +1,118 @@
+"""``ostrain status``: one run in full."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ostrain.cli.common import json_option, opened_backend, opened_store
+from ostrain.states import REASONS, ExitCode
+from ostrain.status import RunStatus, refresh
+from ostrain.store import Run
+from ostrain.talk import emit_json, next_commands, since, table
+
+
+@click.command()
+@click.argument("run", default="last")
+@json_option
+def status(run: str, as_json: bool) -> int:
+    """Tell the state of RUN (default: the newest), its workers, and the first fault where it failed.
+
+    Exits with the class of the run's state: 0 while it runs or has succeeded, 1 failed, 5 cancelled, 7 survivors.
+    """
+    with opened_store() as store:
+        if run == "last" and not store.all():
+            if as_json:
+                emit_json(None)
+            else:
+                click.echo("no runs yet; start one with: ostrain submit quickstart --follow", err=True)
+            return int(ExitCode.OK)
+        found = store.find(run)
+        if found.settled:
+            told = RunStatus.from_run(found)
+        else:
+            with opened_backend(found.plan) as backend:
+                told = refresh(store, found, backend)
+    if as_json:
+        emit_json(told.as_dict())
+    else:
+        click.echo(describe(found, told))
+    return told.exit_code
+
+
+def describe(run: Run, told: RunStatus) -> str:
+    """The status as text."""
+    return "\n".join(_heading(run, told) + _fault_lines(told) + _worker_lines(run, told) + _next_lines(run, told))
+
+
+def _heading(run: Run, told: RunStatus) -> list[str]:
+    meaning = REASONS[told.reason].meaning if told.reason in REASONS else ""
+    lines = [f"{run.run_id}  {told.state.value}  {told.reason}: {meaning}"]
+    if told.progress:
+        progress = told.progress
+        lines.append(
+            f"  step {progress['step']}/{run.plan.steps}, loss {progress.get('loss', float('nan')):.4f}, "
+            f"{progress.get('seconds', float('nan')):.2f} s/step"
+        )
+    checkpoint = f"step {told.checkpoint}" if told.checkpoint is not None else "none yet"
+    lines.append(f"  attempt {run.attempt}, newest checkpoint: {checkpoint}, submitted {since(run.created)} ago")
+    for node, why in sorted(told.unreachable.items()):
+        lines.append(f"  node {node} does not answer: {why}")
+    if told.state.final and not told.settled and not told.unreachable:
+        lines.append("  some nodes are still ending; ask again, or `ostrain cancel` to end them now")
+    return lines
+
+
+def fault_title(fault: dict[str, Any]) -> str:
+    """Who failed and how, in one line: node, rank, signal or exit code."""
+    who = f"node {fault.get('node')}"
+    if fault.get("rank") is not None:
+        who += f" rank {fault['rank']}"
+    if fault.get("signal"):
+        return f"{who} was killed by {fault['signal']}"
+    if fault.get("exit_code") is not None:
+        return f"{who} ended with exit code {fault['exit_code']}"
+    return f"{who}: {fault['reason']}"
+
+
+def _fault_lines(told: RunStatus) -> list[str]:
+    fault = told.fault
+    if not fault:
+        return []
+    lines = [f"  first fault: {fault_title(fault)} (attempt {told.attempt})"]
+    message = fault.get("message") or {}
+    for label in ("what", "where", "why", "next"):
+        if message.get(label):
+            lines.append(f"    {label}: {message[label]}")
+    if fault.get("tail") and not message:
+        lines.append(f"    last lines of {fault.get('log')}:")
+        lines += [f"    | {line}" for line in fault["tail"][-8:]]
+    return lines
+
+
+def _worker_lines(run: Run, told: RunStatus) -> list[str]:
+    rows = []
+    for node in run.plan.nodes:
+        answer = told.nodes.get(node.name, {})
+        for worker in answer.get("workers", []):
+            beat = (answer.get("heartbeat") or {}).get(str(worker["rank"]), {})
+            ended = worker.get("signal") or worker.get("exit_code")
+            rows.append([node.name, worker["rank"], worker["pid"], worker["state"], beat.get("step", "-")]
+                        + [beat.get("phase", "-"), "-" if ended is None else ended])  # fmt: skip
+    if not rows:
+        return []
+    body = table(rows, ("NODE", "RANK", "PID", "STATE", "STEP", "PHASE", "END"))
+    return ["", *("  " + line for line in body.splitlines())]
+
+
+def _next_lines(run: Run, told: RunStatus) -> list[str]:
+    if not told.state.final:
+        commands = [(f"ostrain logs -f {run.run_id}", "follow the logs of all nodes"),
+                    (f"ostrain cancel {run.run_id}", "end it")]  # fmt: skip
+    elif told.exit_code == 0:
+        return []
+    else:
+        commands = [(f"ostrain logs {run.run_id}", "the whole log"),
+                    (f"ostrain resume {run.run_id}", "go on from the newest checkpoint")]  # fmt: skip
+    return ["", next_commands(commands)]

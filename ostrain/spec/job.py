@@ -1,0 +1,63 @@
+"""The job file as pydantic models. Field names are the file's keys; docs/jobs.md is the reference for people."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from cluster.inventory import NodePath
+from models.config import LayoutConfig, TrainConfig
+from models.units import Duration
+from ostrain.environment import Env, Line, Part
+
+_JOB_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?\Z")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}\Z")
+
+
+def _job_name(value: str) -> str:
+    if not _JOB_NAME.match(value):
+        raise ValueError("letters, digits, . _ - make a job's name (at most 63, the first and last no sign)")
+    return value
+
+
+def _file_name(value: str) -> str:
+    if not _FILE_NAME.match(value):
+        raise ValueError("letters, digits, . _ - make a name under files/ (at most 100, the first no sign)")
+    return value
+
+
+Nodes = Annotated[int, Field(ge=1, le=4096)]
+DevicesPerNode = Annotated[int, Field(ge=1, le=1024)]
+MasterPort = Literal["auto"] | Annotated[int, Field(ge=1024, le=65535)]
+
+
+class RestartConfig(Part):
+    """When a run is started again by itself."""
+
+    max: Annotated[int, Field(ge=0)] = Field(0, description="how many times a failed run is started again")
+    spares: Annotated[int, Field(ge=0)] = Field(0, description="nodes kept ready to take a failed node's place")
+    hang_timeout: Duration | None = Field(None, description="a run without progress for this long counts as hung")
+
+
+class JobSpec(Part):
+    """A training job."""
+
+    name: Annotated[Line, AfterValidator(_job_name)] = Field(description="the job's name; run ids start with it")
+    cluster: Line = Field("local", description="an inventory's name or path; `local` is this machine")
+    nodes: Nodes = Field(1, description="number of nodes")
+    devices_per_node: DevicesPerNode = Field(description="devices (workers) on every node")
+    launcher: Literal["msrun", "mpirun", "rank_table"] = Field("msrun", description="what starts the workers")
+    master_port: MasterPort = Field("auto", description="the scheduler's port; auto picks a free one at each start")
+    layout: LayoutConfig = Field(default_factory=LayoutConfig, description="degrees of parallelism; dp = world / sp")
+    train: TrainConfig = Field(description="what the payload trains; a recipe and the keys that override it")
+    files: dict[Annotated[str, AfterValidator(_file_name)], Line] = Field(
+        default_factory=dict, description="name -> path beside the job file; pushed to the nodes as files/<name>"
+    )
+    env: Env = Field(default_factory=dict, description="environment of the workers")
+    python: NodePath | None = Field(None, description="Python on the nodes; overrides the inventory's")
+    setup: list[NodePath] = Field(
+        default_factory=list, description="scripts to source on the nodes, after the inventory's"
+    )
+    restart: RestartConfig = Field(default_factory=RestartConfig, description="automatic restarts")
