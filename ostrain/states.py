@@ -165,3 +165,35 @@ WORKER_EXITS: dict[int, str] = {
     67: "disk_full",
     68: "not_finite",
 }
+
+
+EXIT_MEANINGS: dict[ExitCode, str] = {
+    ExitCode.OK: "done as asked; for `status`: runs or has succeeded",
+    ExitCode.RUN_FAILED: "the run failed",
+    ExitCode.USAGE: "the command line, a job, an inventory or a recipe is wrong; nothing was started",
+    ExitCode.PREFLIGHT: "a node lacks something (Python, MindSpore, disk, port, device); nothing was started",
+    ExitCode.UNREACHABLE: "a node cannot be reached, its host key is unknown or has changed, or login was refused",
+    ExitCode.CANCELLED: "the run was cancelled",
+    ExitCode.HUNG: "the run was ended because it hung (reserved for the supervisor)",
+    ExitCode.SURVIVORS: "processes outlived SIGKILL",
+    ExitCode.INTERNAL: "a fault in ostrain itself",
+    ExitCode.INTERRUPTED: "this command was interrupted; the run goes on",
+}
+
+
+def reasons_table() -> str:
+    """The table of docs/runs.md."""
+    rows = ["| reason | state | exit | retry | meaning | next |", "|---|---|---|---|---|---|"]
+    for reason in _TABLE:
+        retry = "yes" if reason.retry else "no"
+        rows.append(
+            f"| {reason.word} | {reason.state.value} | {int(reason.exit_code)} | {retry} | {reason.meaning} "
+            f"| {reason.next_step} |"
+        )
+    return "\n".join(rows)
+
+
+def exits_table() -> str:
+    """The other table of docs/runs.md."""
+    rows = ["| exit | name | meaning |", "|---|---|---|"]
+    return "\n".join(rows + [f"| {int(code)} | {code.name} | {text} |" for code, text in EXIT_MEANINGS.items()])

@@ -141,13 +141,19 @@ def _follow(store: Store, backend: Backend, run: Run, chosen: LineFilter, printe
 def _pump(store: Store, backend: Backend, run: Run, chosen: LineFilter, printer: _Printer, cursor: OutputCursor) -> int:
     assembler = LineAssembler()
     offsets: Offsets = {node: dict(paths) for node, paths in cursor.offsets.items()}
+    given_up: set[str] = set()
     for item in backend.follow(RunRef(run.run_id, run.plan), cursor.offsets, chosen.patterns()):
+        if isinstance(item, FollowLost) and item.final:
+            given_up.add(item.node)
         _take(item, assembler, offsets, chosen, printer, cursor)
     _write(assembler.flush(), offsets, chosen, printer, cursor)
     told = refresh(store, store.get(run.run_id), backend)
+    say(f"{run.run_id} {told.state.value}: {told.reason}")
+    if given_up:
+        say(f"lines of {', '.join(sorted(given_up))} may be missing; `ostrain logs -f {run.run_id}` goes on from here")
+        return int(ExitCode.UNREACHABLE)
     if told.state.final:
         cursor.finish()
-    say(f"{run.run_id} {told.state.value}: {told.reason}")
     return told.exit_code
 
 

@@ -7,6 +7,7 @@ import sys
 import click
 
 from ostrain.cli.common import opened_run
+from ostrain.cli.logs import forget
 from ostrain.errors import OstrainError
 from ostrain.lifecycle import remove
 from ostrain.states import ExitCode
@@ -23,6 +24,7 @@ def rm(runs: tuple[str, ...], yes: bool) -> None:
             if not yes and not _confirmed(run.run_id):
                 continue
             remove(store, backend, run)
+            forget(run.run_id)
             say(f"removed {run.run_id}")
 
 

@@ -93,6 +93,9 @@ def watch_to_the_end(store: Store, backend: Backend, run: Run, report: Path | No
         say(f"\nstopped watching; the run goes on\n{next_commands(after_submit(run.run_id))}")
         return int(ExitCode.INTERRUPTED)
     _close(run, told, records, report or state_dir() / "reports" / run.run_id)
+    if not told.state.final:
+        say("the nodes stopped answering before the run's end was seen")
+        return int(ExitCode.UNREACHABLE)
     return told.exit_code
 
 
