@@ -1,0 +1,1 @@
+"""Building blocks of the transformers: thin Cells whose parameters carry PyTorch's names and shapes."""

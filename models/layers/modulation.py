@@ -1,0 +1,43 @@
+"""Modulation by the time embedding (adaLN-single, PixArt-alpha) and the output layer.
+
+Frames with ``x_mask`` False are conditioning frames and take the modulation of timestep zero. Choosing per frame among
+the small modulation vectors gives the same numbers as modulating everything twice and choosing among the results.
+"""
+
+from __future__ import annotations
+
+from mindspore import Tensor, nn
+from mindspore import ops as P
+
+from models import ops
+from models.layers.linear import Linear, parameter
+
+
+def modulation(table: Tensor, t: Tensor, t0: Tensor | None, x_mask: Tensor | None) -> tuple[Tensor, ...]:
+    """table [k, C], t and t0 [B, k, C] or [B, 1, C], x_mask bool [B, T] -> k tensors [B, T or 1, 1, C]."""
+    count, width = table.shape
+    table = table.astype(t.dtype).reshape(1, count, width)
+    values = (table + t).reshape(-1, 1, count, width)
+    if x_mask is not None:
+        zero = (table + t0).reshape(-1, 1, count, width)
+        values = P.where(x_mask.reshape(x_mask.shape[0], x_mask.shape[1], 1, 1), values, zero)
+    return P.split(values, 1, axis=2)
+
+
+class FinalLayer(nn.Cell):
+    """x [B, T * S, C], time embedding t [B, C] -> [B, T * S, patch volume * channels]. Upstream: T2IFinalLayer."""
+
+    def __init__(self, hidden_size: int, patch_volume: int, out_channels: int) -> None:
+        super().__init__()
+        self.linear = Linear(hidden_size, patch_volume * out_channels)
+        self.scale_shift_table = parameter(2, hidden_size)
+        self._norm_modulate = ops.norm_modulate
+
+    def construct(
+        self, x: Tensor, t: Tensor, x_mask: Tensor | None = None, t0: Tensor | None = None, frames: int = 1
+    ) -> Tensor:
+        b, n, c = x.shape
+        zero = None if t0 is None else t0.reshape(-1, 1, c)
+        shift, scale = modulation(self.scale_shift_table, t.reshape(-1, 1, c), zero, x_mask)
+        x = self._norm_modulate(x.reshape(b, frames, n // frames, c), shift, scale)
+        return self.linear(x.reshape(b, n, c))

@@ -1,0 +1,35 @@
+"""Fixed tables: frequencies of the sine features and of the rotary embedding, as PyTorch's float32 gives them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# The original evaluates exp in float32 with Intel MKL, whose result for these entries of the 128-entry table is not the
+# correctly rounded one but one unit below. At timestep 1000 one unit moves a feature by 3e-5, and published weights
+# have only ever seen the features of the original's table.
+_MKL_ROUNDED_DOWN = {128: (13, 44, 119)}
+
+
+def timestep_frequencies(half: int, max_period: float = 10000.0) -> np.ndarray:
+    """float32 [half]: exp(-ln(max_period) k / half). Upstream: opensora/models/layers/blocks.py, timestep_embedding."""
+    exponents = np.float32(-np.log(max_period)) * np.arange(half, dtype=np.float32) / np.float32(half)
+    table = np.exp(exponents.astype(np.float64)).astype(np.float32)
+    if max_period == 10000.0:
+        for index in _MKL_ROUNDED_DOWN.get(half, ()):
+            table[index] = np.nextafter(table[index], np.float32(0))
+    return table
+
+
+def inverse_frequencies(half: int) -> np.ndarray:
+    """float32 [half]: 10000 ** -(k / half), as used by the 2-D position table and the rotary embedding."""
+    exponents = np.arange(half, dtype=np.float32) / np.float32(half)
+    return np.float32(1) / np.power(10000.0, exponents.astype(np.float64)).astype(np.float32)
+
+
+def rotation_matrix(dim: int) -> np.ndarray:
+    """float32 [dim, dim]: x @ R.T turns the pairs (x0, x1) of neighbours into (-x1, x0)."""
+    matrix = np.zeros((dim, dim), np.float32)
+    even = np.arange(0, dim, 2)
+    matrix[even, even + 1] = -1.0
+    matrix[even + 1, even] = 1.0
+    return matrix

@@ -1,0 +1,53 @@
+"""Operators that differ by device: the one place that knows which device it is.
+
+``ops.gelu`` and the others resolve on first use to :mod:`models.ops.ascend` (native, fused) or :mod:`models.ops.cpu`
+(compositions with the same semantics, for devices without those kernels), according to MindSpore's device target at
+that moment: set the device before the first model is built. Layers call ``ops.<name>`` and never ask.
+
+==================  ====================================================================================
+linear              x [..., in], weight [out, in], bias [out] or None -> [..., out], in x's dtype
+norm_modulate       LayerNorm over the last axis without affine part, then ``* (1 + scale) + shift``
+rms_norm            x [..., d], weight [d]: root mean square norm in float32, result in x's dtype
+gelu                tanh approximation of GELU
+silu                x * sigmoid(x)
+attention           q, k, v [B, heads, N or M, d], bias broadcastable to [B, heads, N, M] or None
+gate_add            residual + gate * x
+adamw_update        one AdamW step of one parameter, in place
+lerp_update         target = decay * target + (1 - decay) * value, in place
+sum_of_squares      scalar float32 sum of squares of one tensor
+==================  ====================================================================================
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import mindspore as ms
+
+OPERATORS = (
+    "adamw_update",
+    "attention",
+    "gate_add",
+    "gelu",
+    "lerp_update",
+    "linear",
+    "norm_modulate",
+    "rms_norm",
+    "silu",
+    "sum_of_squares",
+)
+
+
+def device_target() -> str:
+    """MindSpore's device target: ``Ascend`` or ``CPU``."""
+    return str(ms.get_context("device_target"))
+
+
+def __getattr__(name: str) -> Any:
+    if name not in OPERATORS:
+        raise AttributeError(f"module {__name__!r} has no operator {name!r}")
+    backend = importlib.import_module("models.ops.ascend" if device_target() == "Ascend" else "models.ops.cpu")
+    for operator in OPERATORS:
+        globals()[operator] = getattr(backend, operator)
+    return globals()[name]
