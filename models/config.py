@@ -96,12 +96,6 @@ class DataConfig(Section):
     workers: Annotated[int, Field(ge=0, le=64)] = 2
     prefetch: Positive = 2
 
-    @field_validator("bucket_config", mode="before")
-    @classmethod
-    def _bucket_lists(cls, value: Any) -> Any:
-        """YAML lists become tuples, so that a wrong length is named as such."""
-        return value
-
 
 class DiffusionConfig(Section):
     """Rectified flow. Upstream: opensora/schedulers/rf/rectified_flow.py."""
@@ -182,6 +176,12 @@ class TrainConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
     layout: LayoutConfig = LayoutConfig()
+
+    @field_validator("jit", mode="before")
+    @classmethod
+    def _jit_word(cls, value: Any) -> Any:
+        """YAML reads ``on`` and ``off`` without quotes as booleans."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
     @field_validator("mask_ratios")
     @classmethod

@@ -12,7 +12,51 @@ SECRET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
 
 # bash sets these itself or gives them a meaning of its own: a value would not arrive as written, or break launch.sh.
 _BASH_OWNED = frozenset(
-    ["BASH", "BASHOPTS", "BASHPID", "BASH_ALIASES", "BASH_ARGC", "BASH_ARGV", "BASH_ARGV0", "BASH_CMDS", "BASH_COMMAND", "BASH_ENV", "BASH_EXECUTION_STRING", "BASH_LINENO", "BASH_LOADABLES_PATH", "BASH_SOURCE", "BASH_SUBSHELL", "BASH_VERSINFO", "BASH_VERSION", "BASH_XTRACEFD", "COMP_WORDBREAKS", "DIRSTACK", "ENV", "EPOCHREALTIME", "EPOCHSECONDS", "EUID", "FUNCNAME", "GROUPS", "HISTCMD", "IFS", "LINENO", "OLDPWD", "OPTERR", "OPTIND", "PIPESTATUS", "POSIXLY_CORRECT", "PPID", "PWD", "RANDOM", "SECONDS", "SHELLOPTS", "SHLVL", "SRANDOM", "UID", "_"]
+    [
+        "BASH",
+        "BASHOPTS",
+        "BASHPID",
+        "BASH_ALIASES",
+        "BASH_ARGC",
+        "BASH_ARGV",
+        "BASH_ARGV0",
+        "BASH_CMDS",
+        "BASH_COMMAND",
+        "BASH_ENV",
+        "BASH_EXECUTION_STRING",
+        "BASH_LINENO",
+        "BASH_LOADABLES_PATH",
+        "BASH_SOURCE",
+        "BASH_SUBSHELL",
+        "BASH_VERSINFO",
+        "BASH_VERSION",
+        "BASH_XTRACEFD",
+        "COMP_WORDBREAKS",
+        "DIRSTACK",
+        "ENV",
+        "EPOCHREALTIME",
+        "EPOCHSECONDS",
+        "EUID",
+        "FUNCNAME",
+        "GROUPS",
+        "HISTCMD",
+        "IFS",
+        "LINENO",
+        "OLDPWD",
+        "OPTERR",
+        "OPTIND",
+        "PIPESTATUS",
+        "POSIXLY_CORRECT",
+        "PPID",
+        "PWD",
+        "RANDOM",
+        "SECONDS",
+        "SHELLOPTS",
+        "SHLVL",
+        "SRANDOM",
+        "UID",
+        "_",
+    ]
 )
 _LAUNCHER_OWNED = {
     "ASCEND_DEVICE_ID": "the launcher numbers the devices",
@@ -99,19 +143,16 @@ class Secret(Part):
 
 def _kind(value: Any) -> str | None:
     if isinstance(value, str):
-        return "literal"
-    if isinstance(value, Expand):
-        return "expand"
-    if isinstance(value, Secret):
-        return "secret"
-    if isinstance(value, dict):
-        return "secret" if "secret" in value and "expand" not in value else "expand"
+        return "<literal>"
+    for kind, model in (("expand", Expand), ("secret", Secret)):
+        if isinstance(value, model) or (isinstance(value, dict) and kind in value):
+            return f"<{kind}>"
     return None
 
 
 ENV_VALUE_HELP = 'write a quoted string, {expand: "$NAME/…"} or {secret: name}'
 EnvValue = Annotated[
-    Annotated[Text, Tag("literal")] | Annotated[Expand, Tag("expand")] | Annotated[Secret, Tag("secret")],
+    Annotated[Text, Tag("<literal>")] | Annotated[Expand, Tag("<expand>")] | Annotated[Secret, Tag("<secret>")],
     Discriminator(_kind, custom_error_type="environment_value", custom_error_message=ENV_VALUE_HELP),
 ]
 

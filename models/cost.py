@@ -1,0 +1,127 @@
+"""What training needs at least: parameters, and bytes of memory of one device.
+
+A lower bound on purpose: what it refuses cannot run, what it lets pass may still be too much (allocator, collectives'
+buffers, the autoencoder, text encoders and kernels' workspaces are left out). No MindSpore here.
+
+With P parameters of which T train, b bytes per element of the compute type (4 fp32, 2 fp16 and bf16), W workers:
+
+* model states, Rajbhandari et al. 2020 (ZeRO, arXiv:1910.02054, section 3.1): weights b P; gradients b T; Adam's two
+  moments 8 T; where b is 2 a float32 master copy 4 T; plus 4 P for the moving average (EMA).
+  ZeRO 1 divides moments, master copy and EMA by W, ZeRO 2 the gradients as well, ZeRO 3 the weights as well.
+* activations of B samples of N tokens of C = hidden_size, divided by sp. One STDiT3 block (upstream:
+  opensora/models/stdit/stdit3.py, ``STDiT3Block``) keeps for its backward at least (11 + 2 mlp_ratio) B N C elements:
+  the inputs of two norms, of qkv, of both projections, of the cross attention's query and of the MLP (7), q, k, v and
+  the cross attention's query (4), and the MLP's hidden layer before and after its GELU (2 mlp_ratio). There is a
+  spatial and a temporal block per depth. With recomputation (Chen et al. 2016, arXiv:1604.06174) every block keeps its
+  input, B N C elements, and only the block at work keeps all. Attention is counted as fused: no N x N matrix.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from models.config import AutoencoderConfig, ModelConfig, TrainConfig
+
+_FREQUENCIES = 256
+_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Numbers of parameters: all, and those that are trained."""
+
+    total: int
+    trained: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Least bytes on one device: states, whatever the batch, and activations per sample."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    ema: int
+    per_sample: int
+
+    @property
+    def states(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.ema
+
+    def total(self, batch_size: int) -> int:
+        return self.states + batch_size * self.per_sample
+
+    def largest_batch(self, limit: int) -> int:
+        """The largest batch that stays below ``limit`` bytes; 0 where not even one sample does."""
+        return max(0, (limit - self.states) // self.per_sample)
+
+
+def stdit3_parameters(model: ModelConfig) -> Parameters:
+    """Parameters of STDiT3 by name of the original's tensors; buffers (rope.freqs, y_embedding) are not counted."""
+    size = model.hidden_size
+    hidden = int(size * model.mlp_ratio)
+    patch = math.prod(model.patch_size)
+    out_channels = model.in_channels * (2 if model.pred_sigma else 1)
+
+    def linear(inputs: int, outputs: int) -> int:
+        return inputs * outputs + outputs
+
+    norms = 2 * (size // model.num_heads) if model.qk_norm else 0
+    attention = linear(size, 3 * size) + linear(size, size) + norms
+    cross_attention = linear(size, size) + linear(size, 2 * size) + linear(size, size)
+    block = attention + cross_attention + linear(size, hidden) + linear(hidden, size) + 6 * size
+    embedders = linear(model.in_channels * patch, size) + 2 * (linear(_FREQUENCIES, size) + linear(size, size))
+    text = linear(model.caption_channels, size) + linear(size, size)
+    final = 2 * size + linear(size, patch * out_channels)
+    total = embedders + linear(size, 6 * size) + text + 2 * model.depth * block + final
+    if model.only_train_temporal:
+        return Parameters(total, model.depth * block)
+    return Parameters(total, total - (text if model.freeze_y_embedder or model.skip_y_embedder else 0))
+
+
+def latent_size(autoencoder: AutoencoderConfig, frames: int, height: int, width: int) -> tuple[int, int, int]:
+    """(frames, height, width) of the latents of a clip.
+
+    OpenSoraVAE_V1_2 (upstream: opensora/models/vae/vae.py, ``get_latent_size``): 8 x 8 pixels become one, the last
+    incomplete ones are cut; every chunk of micro_frame_size frames is padded to a multiple of 4 and divided by 4.
+    """
+    if autoencoder.type == "identity":
+        return frames, height, width
+    chunk = autoencoder.micro_frame_size or frames
+    full, rest = divmod(frames, chunk)
+    return full * math.ceil(chunk / 4) + math.ceil(rest / 4), max(1, height // 8), max(1, width // 8)
+
+
+def tokens(config: TrainConfig, frames: int, height: int, width: int) -> int:
+    """Tokens of one sample: patches of its latents, the last ones padded."""
+    latent = latent_size(config.autoencoder, frames, height, width)
+    return math.prod(math.ceil(size / patch) for size, patch in zip(latent, config.model.patch_size, strict=True))
+
+
+def training_memory(config: TrainConfig, sample_tokens: int, world: int, dtype: str = "") -> Memory:
+    """Least bytes of one device for samples of ``sample_tokens`` tokens on ``world`` workers.
+
+    dtype: what is really computed in, where it is not ``config.dtype`` (CPUs train in fp32).
+    """
+    layout, model = config.layout, config.model
+    size = _BYTES[dtype or config.dtype]
+    parameters = stdit3_parameters(model)
+    share = [world if layout.zero >= stage else 1 for stage in (1, 2, 3)]
+    element = sample_tokens * model.hidden_size * size
+    block = (11 + 2 * model.mlp_ratio) * element
+    blocks = 2 * model.depth
+    kept = blocks * element + block if config.recompute else blocks * block
+    return Memory(
+        weights=parameters.total * size // share[2],
+        gradients=parameters.trained * size // share[1],
+        optimizer=parameters.trained * (8 + (4 if size == 2 else 0)) // share[0],
+        ema=parameters.total * 4 // share[0] if config.ema_decay is not None else 0,
+        per_sample=max(1, int(kept) // layout.sp),
+    )
+
+
+def checkpoint_bytes(config: TrainConfig) -> int:
+    """Bytes of one checkpoint: model, EMA and Adam's moments in float32."""
+    parameters = stdit3_parameters(config.model)
+    return 4 * parameters.total * (1 if config.ema_decay is None else 2) + 8 * parameters.trained

@@ -1,0 +1,188 @@
+"""What lies between values: job against inventory, layout against model, data against itself and memory."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cluster.inventory import Inventory
+from models.config import not_yet_runnable
+from ostrain.layout import Layout
+from ostrain.spec.data_checks import data_problems, memory_problems
+from ostrain.spec.document import Mapping, key_mark, value_mark
+from ostrain.spec.job import JobSpec
+from ostrain.spec.problems import Problem, did_you_mean, render_all
+
+if TYPE_CHECKING:
+    from ostrain.spec.load import LoadedJob
+
+Found = Iterator[Problem]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the checks look at. ``left_out``: paths whose values are wrong in themselves and were taken out."""
+
+    job: JobSpec
+    tree: Mapping
+    inventory: Inventory | None
+    inventory_tree: Mapping | None
+    left_out: frozenset[tuple[str, ...]]
+
+    def sound(self, *paths: str) -> bool:
+        """Whether nothing at, above or below the dotted paths was left out, so that a check of them makes sense."""
+        for path in (tuple(dotted.split(".")) for dotted in paths):
+            for gone in self.left_out:
+                size = min(len(path), len(gone))
+                if path[:size] == gone[:size]:
+                    return False
+        return True
+
+    def problem(self, dotted: str, message: str) -> Problem:
+        return Problem(value_mark(self.tree, tuple(dotted.split("."))), message)
+
+
+def check_all(facts: Facts) -> list[Problem]:
+    checks: tuple[tuple[Callable[[Facts], Found], tuple[str, ...]], ...] = (
+        (_launcher, ("launcher",)),
+        (_nodes, ("nodes", "cluster")),
+        (_devices, ("nodes", "devices_per_node", "cluster")),
+        (_layout, ("nodes", "devices_per_node", "layout", "train.layout", "train.model")),
+        (_files, ("files", "train.data")),
+    )
+    found = [problem for check, needs in checks if facts.sound(*needs) for problem in check(facts)]
+    train = facts.job.train
+    if facts.sound("train.data", "train.autoencoder", "train.model"):
+        found += [facts.problem(f"train.{path}", message) for path, message in data_problems(train)]
+    if not found and facts.sound("train", "layout", "nodes", "devices_per_node") and facts.inventory is not None:
+        found += list(_memory(facts, facts.inventory))
+    return found
+
+
+def _launcher(facts: Facts) -> Found:
+    if facts.job.launcher != "msrun":
+        yield facts.problem(
+            "launcher", f"this version of ostrain starts workers with msrun only, not {facts.job.launcher}"
+        )
+
+
+def _nodes(facts: Facts) -> Found:
+    inventory, wanted = facts.inventory, facts.job.nodes
+    if inventory is None:
+        return
+    there = len(inventory.nodes)
+    if wanted > there:
+        names = ", ".join(node.name for node in inventory.nodes[:8]) + (", …" if there > 8 else "")
+        yield facts.problem("nodes", f"{wanted} nodes, but inventory {inventory.name} has {there} ({names})")
+    elif wanted > 1:
+        for index, node in enumerate(inventory.resolved()[:wanted]):
+            if _is_loopback(node.address):
+                message = (
+                    f"{node.address} is a node's address for itself; the other nodes cannot reach {node.name} at it"
+                )
+                yield _inventory_problem(facts, index, "address" if inventory.nodes[index].address else "host", message)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address.strip("[]")).is_loopback
+    except ValueError:
+        return address in ("localhost", "ip6-localhost")
+
+
+def _inventory_problem(facts: Facts, index: int, key: str, message: str) -> Problem:
+    if facts.inventory_tree is None:
+        return facts.problem("cluster", message)
+    return Problem(value_mark(facts.inventory_tree, ("nodes", str(index), key)), message)
+
+
+def _devices(facts: Facts) -> Found:
+    if facts.inventory is None:
+        return
+    wanted = facts.job.devices_per_node
+    short = [node for node in facts.inventory.resolved()[: facts.job.nodes] if len(node.devices) < wanted]
+    if short:
+        names = ", ".join(f"{node.name} has {len(node.devices)}" for node in short[:4])
+        more = f" (and {len(short) - 4} more nodes)" if len(short) > 4 else ""
+        yield facts.problem("devices_per_node", f"{wanted} devices on every node, but {names}{more}")
+
+
+def _layout(facts: Facts) -> Found:
+    degrees = facts.job.train.layout
+    layout = Layout(facts.job.nodes, facts.job.devices_per_node, degrees.sp, degrees.sp_kind, degrees.zero)
+    for problem in layout.problems(facts.job.train.model.num_heads):
+        path = problem.degree if problem.degree in ("nodes", "devices_per_node") else f"train.layout.{problem.degree}"
+        yield facts.problem(path, problem.message)
+
+
+def _files(facts: Facts) -> Found:
+    """``files/NAME/…`` in ``train.data`` needs NAME under ``files:``."""
+    names = list(facts.job.files)
+    for key in ("annotations", "videos", "text_embeddings"):
+        parts = getattr(facts.job.train.data, key).split("/")
+        if parts[0] == "files" and len(parts) > 1 and parts[1] not in names:
+            known = f"it names {', '.join(names)}" if names else "it names none"
+            message = (
+                f"files/{parts[1]} has to be named under the job's `files:`; {known}{did_you_mean(parts[1], names)}"
+            )
+            yield facts.problem(f"train.data.{key}", message)
+
+
+def _memory(facts: Facts, inventory: Inventory) -> Found:
+    memories = [node.device_memory for node in inventory.resolved()[: facts.job.nodes] if node.device_memory]
+    there = min(memories, default=0)
+    asked = facts.job.train.max_device_memory or 0
+    if there and asked > there:
+        message = f"is more than the {there / 2**30:.1f} GB that inventory {inventory.name} says a device has"
+        yield facts.problem("train.max_device_memory", message)
+    limit, origin = (asked, "train.max_device_memory") if asked else (there, f"inventory {inventory.name}")
+    if limit:
+        world = facts.job.nodes * facts.job.devices_per_node
+        dtype = "fp32" if inventory.device == "CPU" else ""
+        for path, message in memory_problems(facts.job.train, world, dtype, limit, origin):
+            yield facts.problem(f"train.{path}" if path else "train.recipe", message)
+
+
+def inventory_problems(inventory: Inventory, tree: Mapping) -> list[Problem]:
+    """Names and hosts that stand twice; keys the backend has no use for."""
+    found = []
+    for key in ("name", "host", "address"):
+        first: dict[str, int] = {}
+        for index, node in enumerate(inventory.nodes):
+            value = getattr(node, key)
+            if value is None:
+                continue
+            if value in first and _same_place(inventory, key, first[value], index):
+                line = key_mark(tree, ("nodes", str(first[value]), key)).line + 1
+                message = f"{key} {value!r} is used by two nodes (first in line {line})"
+                found.append(Problem(value_mark(tree, ("nodes", str(index), key)), message))
+            first.setdefault(value, index)
+    if inventory.backend == "local" and len(inventory.nodes) > 1:
+        message = f"the local backend has one node, not {len(inventory.nodes)}; say `backend: ssh`"
+        found.append(Problem(value_mark(tree, ("backend",)), message))
+    return found
+
+
+def _same_place(inventory: Inventory, key: str, one: int, other: int) -> bool:
+    """Two nodes may share a host when their ports differ (containers on one machine)."""
+    nodes = inventory.resolved()
+    return key != "host" or nodes[one].port == nodes[other].port
+
+
+def check_runnable(loaded: LoadedJob) -> list[str]:
+    """What keeps a valid job from being submitted now: sources that are not on disk, what the payload cannot do yet.
+
+    Rendered texts, in the form of SpecError's problems.
+    """
+    found = []
+    for name, path in loaded.sources.items():
+        if not os.path.exists(path):
+            found.append(Problem(loaded.mark("files", name), f"{path} does not exist"))
+        elif not os.access(path, os.R_OK):
+            found.append(Problem(loaded.mark("files", name), f"{path} cannot be read"))
+    for where, why in not_yet_runnable(loaded.job.train):
+        found.append(Problem(loaded.mark("train", *where), why))
+    return render_all(found)

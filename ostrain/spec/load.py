@@ -1,0 +1,127 @@
+"""From a job file, its recipe, its inventory and ``--set`` to one validated LoadedJob, or every problem at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.inventory import Inventory, local_inventory
+from ostrain.errors import OstrainError, SpecError
+from ostrain.paths import state_dir
+from ostrain.spec.checks import Facts, check_all, inventory_problems
+from ostrain.spec.document import DocumentError, Mapping, Scalar, find, load_document, value_mark
+from ostrain.spec.job import JobSpec
+from ostrain.spec.merge import fold_layout, key_places, merge_train
+from ostrain.spec.overrides import Override, apply_overrides, parse_overrides
+from ostrain.spec.problems import Mark, Problem, did_you_mean, render_all
+from ostrain.spec.recipes import load_recipe
+from ostrain.spec.resources import find_inventory, find_job, inventory_folders, inventory_names, job_names, shown_path
+from ostrain.spec.translate import validate, validate_what_stands
+
+NEXT = "correct the places above; docs/jobs.md explains every key, `ostrain schema` checks while you type"
+
+
+@dataclass(frozen=True)
+class LoadedJob:
+    """A valid job. ``tree`` holds every value (recipe, job and overrides merged) with the place it came from."""
+
+    path: Path
+    job: JobSpec
+    inventory: Inventory
+    tree: Mapping
+    overrides: tuple[str, ...] = ()
+
+    def mark(self, *path: str) -> Mark:
+        """Where the value at ``path`` was written."""
+        return value_mark(self.tree, path)
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """``files:`` as absolute paths on this machine."""
+        folder = self.path.resolve().parent
+        return {name: str(folder / Path(path).expanduser()) for name, path in self.job.files.items()}
+
+
+def load_job(path: Path, overrides: Sequence[str] = ()) -> LoadedJob:
+    """Load, merge and check a job: a file, or the bare name of a bundled one (``quickstart``).
+
+    Raises SpecError with every problem found in job, recipe, inventory and overrides; OstrainError without a file.
+    """
+    file = _job_file(Path(path))
+    try:
+        own = load_document(file, shown_path(file))
+    except DocumentError as error:
+        raise SpecError(render_all(error.problems), next_step=NEXT) from None
+    parsed, problems = parse_overrides(overrides)
+    tree, found = _merged(own, parsed)
+    problems += found
+    job, found, left_out = validate_what_stands(JobSpec, tree)
+    problems += found
+    inventory, inventory_tree, found = _inventory(tree, file)
+    problems += found
+    if job is not None:
+        problems += check_all(Facts(job, tree, inventory, inventory_tree, frozenset(left_out)))
+    if problems or job is None or inventory is None:
+        raise SpecError(render_all(problems), next_step=NEXT)
+    return LoadedJob(file, job, inventory, tree, tuple(overrides))
+
+
+def _job_file(path: Path) -> Path:
+    file = find_job(path)
+    if file is not None:
+        return file
+    if path.is_dir():
+        raise OstrainError(f"{path} is a folder, not a job file", next_step=f"name a file: {path}/….yaml", exit_code=2)
+    names = job_names()
+    raise OstrainError(
+        f"there is no job file {path}{did_you_mean(path.stem, names)}",
+        why=f"bundled jobs, usable by name: {', '.join(names)}",
+        next_step="give the path of a YAML file or the name of a bundled job",
+        exit_code=2,
+    )
+
+
+def _merged(own: Mapping, overrides: list[Override]) -> tuple[Mapping, list[Problem]]:
+    """Recipe, job and overrides as one tree; ``layout`` is in ``train.layout`` as well."""
+    overridden, _ = apply_overrides(own, overrides)
+    recipe, problems = load_recipe(find(overridden, ("train", "recipe")))
+    train = own.items.get("train")
+    tree = own
+    if recipe is not None and isinstance(train, Mapping):
+        items = {**own.items, "train": merge_train(recipe, train)}
+        tree = Mapping(items, own.mark, own.key_marks)
+    elif recipe is not None and train is None:
+        tree = Mapping({**own.items, "train": recipe}, own.mark, {**own.key_marks, "train": recipe.mark})
+    tree, found = apply_overrides(tree, overrides)
+    problems += found
+    tree, found = fold_layout(tree, key_places(overridden, ("train", "layout")))
+    return tree, problems + found
+
+
+def _inventory(tree: Mapping, job_file: Path) -> tuple[Inventory | None, Mapping | None, list[Problem]]:
+    node = tree.items.get("cluster")
+    if node is None:
+        name, mark = "local", tree.mark
+    elif isinstance(node, Scalar) and isinstance(node.value, str) and node.value:
+        name, mark = node.value, node.mark
+    else:
+        return None, None, []
+    if name == "local":
+        return local_inventory(str(state_dir()), sys.executable), None, []
+    file = find_inventory(name, job_file)
+    if file is None:
+        folders = ", ".join(shown_path(folder) for folder in inventory_folders(job_file))
+        message = f"there is no inventory {name!r}{did_you_mean(name, inventory_names(job_file))}; looked in {folders}"
+        return None, None, [Problem(mark, message)]
+    try:
+        document = load_document(file, shown_path(file))
+    except DocumentError as error:
+        return None, None, error.problems
+    except OSError as error:
+        return None, None, [Problem(mark, f"{file} cannot be read: {error.strerror}")]
+    inventory, problems, _ = validate(Inventory, document)
+    if inventory is not None:
+        problems = inventory_problems(inventory, document)
+    return inventory, document, problems

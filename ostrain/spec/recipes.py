@@ -1,0 +1,36 @@
+"""Recipes with inheritance: bundled defaults of ``train``, the base first."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from ostrain.spec.document import DocumentError, Mapping, Node, Scalar, load_document
+from ostrain.spec.merge import merge_train
+from ostrain.spec.problems import Problem, did_you_mean
+from ostrain.spec.resources import shown_path
+
+
+def recipe_names() -> list[str]:
+    folder = Path(str(files("models"))) / "recipes"
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+
+
+def load_recipe(named: Node | None) -> tuple[Mapping | None, list[Problem]]:
+    """The recipe that ``train.recipe`` names, with everything it inherits, every value with its place."""
+    if not isinstance(named, Scalar) or not isinstance(named.value, str) or not named.value:
+        return None, []
+    names = recipe_names()
+    if named.value not in names:
+        message = f"there is no recipe {named.value!r}{did_you_mean(named.value, names)}; known: {', '.join(names)}"
+        return None, [Problem(named.mark, message)]
+    from models.recipe import recipe_chain
+
+    merged: Mapping | None = None
+    for path in recipe_chain(named.value):
+        try:
+            document = load_document(path, shown_path(path))
+        except DocumentError as error:
+            return None, error.problems
+        merged = merge_train(merged, document) if merged is not None else document
+    return merged, []
