@@ -1,0 +1,105 @@
+"""Start of communication and the collectives a data parallel step needs: AllReduce and Broadcast over the world.
+
+The same code runs over HCCL on Ascend and over MindSpore's own library on CPU. On an error nothing goes on around a
+collective: ranks that disagree on what comes next exchange wrong values silently.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import ops
+from mindspore.communication import get_group_size, get_rank, init
+
+from models.exits import BAD_CONFIG, PayloadError
+from models.parallel.world import World, host_threads, is_scheduler, launched
+
+# Tensors are sent together up to this size: few collectives, bounded extra memory.
+BUCKET_BYTES = 64 << 20
+
+
+def start(max_device_memory: int | None = None) -> World:
+    """Chooses the device and joins the other ranks. Call once, before the first tensor."""
+    device = "Ascend" if ms.get_context("device_target") == "Ascend" else "CPU"
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    if device == "Ascend":
+        ms.set_device("Ascend", int(os.environ.get("DEVICE_ID", "0")))
+        if max_device_memory is not None:
+            ms.runtime.set_memory(max_size=f"{max_device_memory / (1 << 30):.3f}GB")
+    else:
+        ms.set_device("CPU")
+    if not launched() and not is_scheduler():
+        world = World()
+    else:
+        # In the scheduler's process this call does not return: it serves the workers and exits.
+        init("hccl" if device == "Ascend" else "mccl")
+        world = Ranks()
+    world.device = device
+    if device == "CPU":
+        ms.runtime.dispatch_threads_num(host_threads(world.size))
+    return world
+
+
+class Ranks(World):
+    """All ranks of the run."""
+
+    def __init__(self) -> None:
+        self.rank, self.size = get_rank(), get_group_size()
+        wanted = os.environ.get("RANK_ID")
+        if wanted is not None and int(wanted) != self.rank:
+            raise PayloadError(
+                BAD_CONFIG,
+                f"the launcher says rank {wanted}, the communication library says rank {self.rank}",
+                where="environment RANK_ID",
+                next_step="start all workers with one launcher",
+            )
+        self.leader = os.environ.get("DEVICE_ID", "0") == "0"
+        self._reduce = ops.AllReduce(ops.ReduceOp.SUM)
+        self._broadcast = ops.Broadcast(0)
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        flat = np.ascontiguousarray(values, np.float32).reshape(-1)
+        return self._reduce(ms.Tensor(flat)).asnumpy().reshape(values.shape)
+
+    def broadcast(self, values: np.ndarray) -> np.ndarray:
+        flat = np.ascontiguousarray(values, np.float32).reshape(-1)
+        return self._broadcast((ms.Tensor(flat),))[0].asnumpy().reshape(values.shape)
+
+    def broadcast_bytes(self, data: bytes) -> bytes:
+        # Bytes travel as float32: every device and backend sends those, and 0..255 are exact. The length travels as
+        # two digits, so that it is exact, too.
+        length = self.broadcast(np.array(divmod(len(data), 1 << 20), np.float32))
+        count = int(length[0]) * (1 << 20) + int(length[1])
+        if count == 0:
+            return b""
+        mine = np.frombuffer(data, np.uint8).astype(np.float32) if self.rank == 0 else np.zeros(count, np.float32)
+        return self.broadcast(mine).astype(np.uint8).tobytes()
+
+    def barrier(self) -> None:
+        self.sum(np.zeros(1, np.float32))
+
+    def sum_tensors(self, tensors: list[Any]) -> list[Any]:
+        summed: list[Any] = []
+        for part in _parts(tensors):
+            flat = self._reduce(ops.cat([tensor.reshape(-1) for tensor in part]))
+            start = 0
+            for tensor in part:
+                summed.append(flat[start : start + tensor.size].reshape(tensor.shape))
+                start += tensor.size
+        return summed
+
+
+def _parts(tensors: list[Any]) -> list[list[Any]]:
+    parts: list[list[Any]] = []
+    room = 0
+    for tensor in tensors:
+        size = tensor.size * 4
+        if not parts or size > room:
+            parts.append([])
+            room = max(BUCKET_BYTES, size)
+        parts[-1].append(tensor)
+        room -= size
+    return parts

@@ -1,0 +1,54 @@
+"""The ranks of a run. One process alone is a world of one; nothing here imports MindSpore before ``start``."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+
+class World:
+    """A world of one process. ``leader``: the first rank of its node, as far as the launcher tells."""
+
+    rank = 0
+    size = 1
+    leader = True
+    device = "CPU"
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """Element-wise sum of a float32 array over all ranks; the same on every rank."""
+        return values
+
+    def broadcast(self, values: np.ndarray) -> np.ndarray:
+        """Rank 0's float32 array, of the same shape on every rank."""
+        return values
+
+    def broadcast_bytes(self, data: bytes) -> bytes:
+        """Rank 0's bytes on every rank."""
+        return data
+
+    def barrier(self) -> None:
+        """Returns when every rank has come here."""
+
+    def sum_tensors(self, tensors: list[Any]) -> list[Any]:
+        """Sums of float32 MindSpore tensors over all ranks, in few collectives."""
+        return tensors
+
+
+def launched() -> bool:
+    """Whether a launcher (msrun, mpirun, a rank table) started this process as one of several."""
+    return int(os.environ.get("RANK_SIZE", os.environ.get("MS_WORKER_NUM", "1")) or 1) > 1
+
+
+def is_scheduler() -> bool:
+    """msrun runs the script once more as its scheduler: that process only brings the workers together."""
+    return os.environ.get("MS_ROLE") == "MS_SCHED"
+
+
+def host_threads(ranks: int) -> int:
+    """Compute threads of one worker on CPU: OMP_NUM_THREADS, else this machine's share for ``ranks`` workers."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdigit() and int(wanted) > 0:
+        return int(wanted)
+    return max(1, len(os.sched_getaffinity(0)) // ranks)

@@ -1,0 +1,80 @@
+"""Text embeddings from npz files: ``text_emb`` float [L, D] and ``mask`` uint8 [L] (1 = a token, 0 = padding)."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from models.exits import BAD_DATA, PayloadError
+
+
+def find_embedding(folder: Path, video: str) -> Path | None:
+    """The file of a clip: ``<video without suffix>.npz``, else ``<video>.npz``, below ``folder``."""
+    relative = Path(video.lstrip("/"))
+    for candidate in (folder / relative.with_suffix(".npz"), folder / relative.parent / f"{relative.name}.npz"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def embedding_problem(path: Path, channels: int) -> str:
+    """What is wrong with an embedding file, from its arrays' headers alone; empty when nothing is."""
+    try:
+        shapes = _shapes(path)
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        return f"not a readable npz ({error})"
+    missing = [key for key in ("text_emb", "mask") if key not in shapes]
+    if missing:
+        return f"has no array {missing[0]!r}; it holds {', '.join(shapes) or 'nothing'}"
+    text, mask = _squeeze(shapes["text_emb"]), _squeeze(shapes["mask"])
+    if len(text) != 2 or text[1] != channels:
+        return f"text_emb has shape {list(text)}, the model's caption_channels want [L, {channels}]"
+    if mask != text[:1]:
+        return f"mask has shape {list(mask)}, text_emb {list(text)}"
+    return ""
+
+
+def read_embedding(path: Path, max_length: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """(text_emb float32 [max_length, channels], mask int32 [max_length]), cut or padded with zeros.
+
+    PayloadError(BAD_DATA) names the file when it cannot be read, has another shape, masks every token out or holds
+    values that are not finite.
+    """
+    problem = embedding_problem(path, channels)
+    if not problem:
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                text = np.asarray(arrays["text_emb"], np.float32).reshape(-1, channels)[:max_length]
+                mask = np.asarray(arrays["mask"]).reshape(-1)[:max_length]
+        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+            problem = f"not a readable npz ({error})"
+    if not problem and not mask.any():
+        problem = "its mask leaves no token"
+    if not problem and not np.isfinite(text).all():
+        problem = "text_emb holds values that are not finite"
+    if problem:
+        raise PayloadError(
+            BAD_DATA, "text embedding cannot be used", where=str(path), why=problem, next_step="compute it again"
+        )
+    padding = max_length - len(text)
+    return np.pad(text, ((0, padding), (0, 0))), np.pad((mask != 0).astype(np.int32), (0, padding))
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            with archive.open(name) as file:
+                version = np.lib.format.read_magic(file)
+                if version not in ((1, 0), (2, 0)):
+                    raise ValueError(f"array format {version} of {name} is unknown")
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shapes[name.removesuffix(".npy")] = read(file)[0]
+    return shapes
+
+
+def _squeeze(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Embeddings of a list of prompts carry a leading axis of 1."""
+    return shape[1:] if len(shape) > 1 and shape[0] == 1 else shape
