@@ -1,0 +1,140 @@
+"""Speaks to the agent of one node: installs the agent file, calls its verbs, turns its errors into NodeError."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from typing import Any
+
+from cluster.backend import NodeError
+from cluster.bundle import AGENT
+from cluster.transport import Input, Result, Stream, Transport
+
+PREFLIGHT = 3
+UNREACHABLE = 4
+LEAST_PYTHON = (3, 8)
+
+# Runs under whatever Python there is, to find out which; argv: root, name of the agent file.
+_LOOK = (
+    "import json,os,sys;r=os.path.abspath(os.path.expanduser(sys.argv[1]));p=os.path.join(r,'bin',sys.argv[2]);"
+    "print(json.dumps({'root':r,'agent':p,'present':os.path.exists(p),'python':list(sys.version_info[:3])}))"
+)
+# argv: path of the agent file, its SHA-256. The source comes on standard input.
+_INSTALL = (
+    "import hashlib,os,sys,tempfile;p,h=sys.argv[1:];d=sys.stdin.buffer.read();"
+    "sys.exit('damaged') if hashlib.sha256(d).hexdigest()!=h else None;"
+    "b=os.path.dirname(p);os.makedirs(b,exist_ok=True);f,t=tempfile.mkstemp(dir=b);"
+    "os.write(f,d);os.fsync(f);os.close(f);os.chmod(t,0o644);os.replace(t,p)"
+)
+
+
+class AgentClient:
+    """The agent of one node, over any transport. The agent file is looked for once and sent when it is missing."""
+
+    def __init__(self, transport: Transport, python: str, root: str) -> None:
+        self.transport = transport
+        self.node = transport.node
+        self._python = python
+        self._root = root
+        self._source = AGENT.read_bytes()
+        self._digest = hashlib.sha256(self._source).hexdigest()
+        self._lock = threading.Lock()
+        self._found: tuple[str, str] | None = None
+
+    def root(self, timeout: float) -> str:
+        """The absolute path of the node's root."""
+        return self._install(timeout)[0]
+
+    def run_dir(self, run_id: str, timeout: float) -> str:
+        return f"{self.root(timeout)}/runs/{run_id}/{self.node}"
+
+    def _install(self, timeout: float) -> tuple[str, str]:
+        """Root and agent path on the node."""
+        with self._lock:
+            if self._found is None:
+                self._found = self._look(timeout)
+            return self._found
+
+    def _look(self, timeout: float) -> tuple[str, str]:
+        name = f"agent-{self._digest[:16]}.py"
+        result = self.transport.run([self._python, "-c", _LOOK, self._root, name], timeout=timeout)
+        self._check_python(result)
+        try:
+            seen = json.loads(result.stdout)
+        except ValueError:
+            raise self._protocol("an answer that is no JSON", result) from None
+        if tuple(seen["python"]) < LEAST_PYTHON:
+            version = ".".join(map(str, seen["python"]))
+            raise NodeError(
+                "python_missing",
+                f"{self._python} is Python {version}; 3.8 or newer is needed",
+                node=self.node,
+                next_step="name another `python` in the inventory",
+                exit_code=PREFLIGHT,
+            )
+        if not seen["present"]:
+            argv = [self._python, "-c", _INSTALL, seen["agent"], self._digest]
+            result = self.transport.run(argv, self._source, timeout=timeout)
+            if result.returncode != 0:
+                raise self._not_installed(seen["root"], result)
+        return seen["root"], seen["agent"]
+
+    def _check_python(self, result: Result) -> None:
+        if result.returncode in (126, 127):
+            raise NodeError(
+                "python_missing" if result.returncode == 127 else "permission",
+                f"{self._python} cannot be run on the node",
+                node=self.node,
+                why=_text(result.stderr),
+                next_step="install Python 3.8 or newer there, or name another `python` in the inventory",
+                exit_code=PREFLIGHT,
+            )
+        if result.returncode != 0:
+            raise self._protocol(f"exit {result.returncode}", result)
+
+    def _not_installed(self, root: str, result: Result) -> NodeError:
+        why = _text(result.stderr).splitlines()[-1:]
+        kinds = {"No space": "disk_full", "quota": "disk_full", "ermission": "permission", "Read-only": "permission"}
+        kind = next((kind for word, kind in kinds.items() if why and word in why[0]), "protocol")
+        next_step = "free space on the node" if kind == "disk_full" else "name another `root` in the inventory"
+        what = f"the agent cannot be written to {root}"
+        return NodeError(kind, what, node=self.node, why="".join(why), next_step=next_step, exit_code=PREFLIGHT)
+
+    def _protocol(self, what: str, result: Result) -> NodeError:
+        why = _text(result.stderr) or _text(result.stdout) or "it printed nothing"
+        return NodeError("protocol", f"the node gave {what}", node=self.node, why=why[-2000:])
+
+    def call(self, verb: str, *arguments: str, input: Input | dict[str, Any] = b"", timeout: float) -> dict[str, Any]:
+        """The JSON answer of a verb; its error as NodeError."""
+        _, agent = self._install(timeout)
+        data = json.dumps(input).encode() if isinstance(input, dict) else input
+        result = self.transport.run([self._python, agent, verb, *arguments], data, timeout=timeout)
+        try:
+            answer = json.loads(result.stdout)
+        except ValueError:
+            self._check_python(result)
+            raise self._protocol("an answer that is no JSON", result) from None
+        if not isinstance(answer, dict):
+            raise self._protocol("an answer that is no JSON object", result)
+        if "error" in answer:
+            raise self.as_error(answer["error"])
+        return answer
+
+    def as_error(self, info: dict[str, str]) -> NodeError:
+        """A structured error of the agent."""
+        why, next_step = info.get("why", ""), info.get("next", "")
+        return NodeError(info["kind"], info["what"], node=self.node, why=why, next_step=next_step, exit_code=PREFLIGHT)
+
+    def stream(self, verb: str, *arguments: str, request: dict[str, Any], timeout: float) -> Stream:
+        """Start a verb that streams; ``request`` goes to it as one line."""
+        _, agent = self._install(timeout)
+        line = json.dumps(request).encode() + b"\n"
+        return self.transport.stream([self._python, agent, verb, *arguments], line)
+
+    def close(self) -> None:
+        self.transport.close()
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace").strip()
