@@ -51,7 +51,9 @@ class Attention(nn.Cell):
     norm_last: rotate first, then normalise (the order of v1.1).
     """
 
-    def __init__(self, dim: int, heads: int, qk_norm: bool = False, rope: bool = False, norm_last: bool = False) -> None:
+    def __init__(
+        self, dim: int, heads: int, qk_norm: bool = False, rope: bool = False, norm_last: bool = False
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.head_dim = dim // heads

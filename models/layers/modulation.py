@@ -25,7 +25,11 @@ def modulation(table: Tensor, t: Tensor, t0: Tensor | None, x_mask: Tensor | Non
 
 
 class FinalLayer(nn.Cell):
-    """x [B, T * S, C], time embedding t [B, C] -> [B, T * S, patch volume * channels]. Upstream: T2IFinalLayer."""
+    """x [B, T * S, C], time embedding t [B, C] -> [B, T * S, patch volume * channels]. Upstream: T2IFinalLayer.
+
+    For conditioning frames the original normalises and modulates what it has already modulated with ``t``, not the
+    layer's input; published weights were trained with that, so it is kept.
+    """
 
     def __init__(self, hidden_size: int, patch_volume: int, out_channels: int) -> None:
         super().__init__()
@@ -37,7 +41,10 @@ class FinalLayer(nn.Cell):
         self, x: Tensor, t: Tensor, x_mask: Tensor | None = None, t0: Tensor | None = None, frames: int = 1
     ) -> Tensor:
         b, n, c = x.shape
-        zero = None if t0 is None else t0.reshape(-1, 1, c)
-        shift, scale = modulation(self.scale_shift_table, t.reshape(-1, 1, c), zero, x_mask)
+        shift, scale = modulation(self.scale_shift_table, t.reshape(-1, 1, c), None, None)
         x = self._norm_modulate(x.reshape(b, frames, n // frames, c), shift, scale)
+        if x_mask is not None:
+            shift, scale = modulation(self.scale_shift_table, t0.reshape(-1, 1, c), None, None)
+            zero = self._norm_modulate(x, shift, scale)
+            x = P.where(x_mask.reshape(b, frames, 1, 1), x, zero)
         return self.linear(x.reshape(b, n, c))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 # The original evaluates exp in float32 with Intel MKL, whose result for these entries of the 128-entry table is not the
-# correctly rounded one but one unit below. At timestep 1000 one unit moves a feature by 3e-5, and published weights
+# correctly rounded one but one unit above. At timestep 1000 one unit moves a feature by 3e-5, and published weights
 # have only ever seen the features of the original's table.
-_MKL_ROUNDED_DOWN = {128: (13, 44, 119)}
+_MKL_ROUNDED_UP = {128: (13, 44, 119)}
 
 
 def timestep_frequencies(half: int, max_period: float = 10000.0) -> np.ndarray:
@@ -15,8 +15,8 @@ def timestep_frequencies(half: int, max_period: float = 10000.0) -> np.ndarray:
     exponents = np.float32(-np.log(max_period)) * np.arange(half, dtype=np.float32) / np.float32(half)
     table = np.exp(exponents.astype(np.float64)).astype(np.float32)
     if max_period == 10000.0:
-        for index in _MKL_ROUNDED_DOWN.get(half, ()):
-            table[index] = np.nextafter(table[index], np.float32(0))
+        for index in _MKL_ROUNDED_UP.get(half, ()):
+            table[index] = np.nextafter(table[index], np.float32(1))
     return table
 
 
