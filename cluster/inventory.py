@@ -29,6 +29,16 @@ def _no_option(value: str) -> str:
     return value
 
 
+def _node_path(value: str) -> str:
+    if not value.startswith(("/", "~/")) or value in ("/", "~/"):
+        raise ValueError(f"{value!r} has to start with / or ~/ (the node's home)")
+    return value
+
+
+def _python(value: str) -> str:
+    return _node_path(value) if "/" in value else _no_option(value)
+
+
 def _interface(value: str) -> str:
     if not re.fullmatch(r"[^\s/:=^,]{1,15}", value):
         raise ValueError("is not the name of a network interface (as `ip link` prints it, at most 15 characters)")
@@ -47,7 +57,8 @@ def _device_list(value: int | list[int]) -> int | list[int]:
 
 NodeName = Annotated[Line, AfterValidator(_node_name)]
 Host = Annotated[Line, AfterValidator(_no_option)]
-NodePath = Annotated[Line, AfterValidator(_no_option)]
+NodePath = Annotated[Line, AfterValidator(_node_path)]
+Python = Annotated[Line, AfterValidator(_python)]
 Count = Annotated[int, Field(ge=1, le=1024)]
 DeviceId = Annotated[int, Field(ge=0, le=1023)]
 Devices = Annotated[Count | list[DeviceId], AfterValidator(_device_list)]
@@ -60,10 +71,10 @@ class NodeDefaults(Part):
 
     user: Host | None = Field(None, description="user to log in as; default: as ~/.ssh/config says")
     port: Port | None = Field(None, description="SSH port; default: as ~/.ssh/config says")
-    identity_file: NodePath | None = Field(None, description="private key on the submitting machine")
+    identity_file: Host | None = Field(None, description="private key on the submitting machine")
     devices: Devices | None = Field(None, description="number of devices, or the list of their physical ids")
     device_memory: Size | None = Field(None, description="memory of one device, for example 64GB")
-    python: NodePath | None = Field(None, description="Python of the environment that holds MindSpore")
+    python: Python | None = Field(None, description="Python of the environment that holds MindSpore")
     root: NodePath | None = Field(None, description="folder ostrain keeps everything in; default ~/.ostrain")
     setup: list[NodePath] | None = Field(None, description="scripts to source before a start, in this order")
     interface: Interface | None = Field(None, description="network interface the nodes reach each other through")

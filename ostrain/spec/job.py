@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from cluster.inventory import NodePath
+from cluster.inventory import NodePath, Python
 from models.config import LayoutConfig, TrainConfig
 from models.units import Duration
 from ostrain.environment import Env, Line, Part
@@ -56,7 +56,7 @@ class JobSpec(Part):
         default_factory=dict, description="name -> path beside the job file; pushed to the nodes as files/<name>"
     )
     env: Env = Field(default_factory=dict, description="environment of the workers")
-    python: NodePath | None = Field(None, description="Python on the nodes; overrides the inventory's")
+    python: Python | None = Field(None, description="Python on the nodes; overrides the inventory's")
     setup: list[NodePath] = Field(
         default_factory=list, description="scripts to source on the nodes, after the inventory's"
     )

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-from pathlib import Path
-
+from models.recipe import RecipeError, recipe_chain, recipe_names
 from ostrain.spec.document import DocumentError, Mapping, Node, Scalar, load_document
 from ostrain.spec.merge import merge_train
 from ostrain.spec.problems import Problem, did_you_mean
 from ostrain.spec.resources import shown_path
-
-
-def recipe_names() -> list[str]:
-    folder = Path(str(files("models"))) / "recipes"
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
 
 
 def load_recipe(named: Node | None) -> tuple[Mapping | None, list[Problem]]:
@@ -24,13 +17,16 @@ def load_recipe(named: Node | None) -> tuple[Mapping | None, list[Problem]]:
     if named.value not in names:
         message = f"there is no recipe {named.value!r}{did_you_mean(named.value, names)}; known: {', '.join(names)}"
         return None, [Problem(named.mark, message)]
-    from models.recipe import recipe_chain
-
+    try:
+        chain = recipe_chain(named.value)
+    except RecipeError as error:
+        return None, [Problem(named.mark, str(error))]
     merged: Mapping | None = None
-    for path in recipe_chain(named.value):
+    for path in chain:
         try:
             document = load_document(path, shown_path(path))
         except DocumentError as error:
             return None, error.problems
+        document.items.pop("base", None)  # which recipe this one builds on: the chain has told
         merged = merge_train(merged, document) if merged is not None else document
     return merged, []

@@ -1,0 +1,214 @@
+"""From a checked job to its LaunchPlan: per node its files, its ranks, its command. Touches no network and no clock."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from cluster.inventory import ResolvedNode
+from models.config import TrainConfig
+from models.cost import checkpoint_bytes
+from ostrain.environment import Env, Expand, Secret
+from ostrain.layout import Layout
+from ostrain.plan import LaunchPlan, NodeAccess, NodePlan, PlanFile
+from ostrain.spec.load import LoadedJob
+from ostrain.templating import Templates
+
+DEFAULT_PORT = 8118
+LARGE_WORLD = 128
+HUGE_WORLD = 1000
+_MODULES = ("mindspore", "numpy", "av", "safetensors", "tensorboardX", "psutil", "pydantic", "PIL", "yaml")
+Preset = tuple[str, "str | Expand", str]
+
+
+def compile_plan(loaded: LoadedJob) -> LaunchPlan:
+    """The plan of a job. Pure: the same job gives the same plan, and a large one takes time in proportion."""
+    return _Compiler(loaded).plan()
+
+
+@dataclass
+class _Compiler:
+    loaded: LoadedJob
+    templates: Templates = field(default_factory=Templates)
+    env_texts: dict[tuple[Any, ...], str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        job, inventory = self.loaded.job, self.loaded.inventory
+        degrees = job.train.layout
+        self.job = job
+        self.layout = Layout(job.nodes, job.devices_per_node, degrees.sp, degrees.sp_kind, degrees.zero)
+        self.device = inventory.device
+        self.nodes = inventory.resolved()[: job.nodes]
+        self.master = _bare(self.nodes[0].address) if job.nodes > 1 else "127.0.0.1"
+        self.secrets: dict[str, str] = {}
+
+    def plan(self) -> LaunchPlan:
+        train = PlanFile("train.yaml", train_yaml(self.job.train, self.job.name))
+        nodes = tuple(self.node(index, node, train) for index, node in enumerate(self.nodes))
+        port = self.job.master_port
+        return LaunchPlan(
+            name=self.job.name,
+            backend=self.loaded.inventory.backend,
+            launcher=self.job.launcher,
+            device=self.device,
+            layout=self.layout.to_dict(),
+            world=self.layout.world,
+            master_address=self.master,
+            master_port=port if isinstance(port, int) else 0,
+            steps=self.job.train.steps,
+            nodes=nodes,
+            sources=self.loaded.sources,
+            secrets=dict(sorted(self.secrets.items())),
+            checks=self.checks(),
+        )
+
+    def node(self, index: int, node: ResolvedNode, train: PlanFile) -> NodePlan:
+        python = self.job.python or node.python
+        devices = node.devices[: self.job.devices_per_node]
+        launch = self.templates.render("msrun.sh.j2", **self.launch_values(index, node, python, devices))
+        return NodePlan(
+            name=node.name,
+            node_rank=index,
+            access=NodeAccess(node.host, node.user, node.port, node.identity_file, node.root, python),
+            address=_bare(node.address) if self.job.nodes > 1 else self.master,
+            ranks=self.layout.ranks_of_node(index),
+            devices=devices,
+            command=("bash", "launch.sh"),
+            files=(
+                PlanFile("launch.sh", launch, 0o755),
+                PlanFile("env.sh", self.env_text(node), 0o600),
+                train,
+            ),
+        )
+
+    def launch_values(self, index: int, node: ResolvedNode, python: str, devices: tuple[int, ...]) -> dict[str, Any]:
+        ascend = self.device == "Ascend"
+        # With every device of the node in its own order the driver's numbering is right as it is.
+        subset = ascend and (devices != node.devices or devices != tuple(range(len(devices))))
+        port = self.job.master_port
+        return {
+            "job": self.job.name,
+            "node": node.name,
+            "nodes": self.job.nodes,
+            "node_rank": index,
+            "workers": self.layout.world,
+            "local_workers": self.job.devices_per_node,
+            "master_address": self.master,
+            "master_port": port if isinstance(port, int) else DEFAULT_PORT,
+            "cluster_time_out": 1800 if self.layout.world > LARGE_WORLD else 600,
+            "setup": [*node.setup, *self.job.setup],
+            "presets": list(self.presets(node)),
+            "visible_devices": ",".join(map(str, devices)) if subset else "",
+            "python": python,
+            "threads": not ascend,
+            "bind_core": ascend,
+        }
+
+    def presets(self, node: ResolvedNode) -> Iterator[Preset]:
+        """Environment worth having unless the job says otherwise: (name, value, why)."""
+        several, world = self.job.nodes > 1, self.layout.world
+        if several:
+            yield "HOSTNAME", node.name, "two nodes of one host name would count their devices together"
+            if node.interface:
+                yield "GLOO_SOCKET_IFNAME", node.interface, "collectives between hosts"
+            if world > LARGE_WORLD:
+                yield "MS_NODE_TIMEOUT", "900", "many nodes come up slowly"
+        if self.device != "Ascend":
+            return
+        yield "ASCEND_PROCESS_LOG_PATH", Expand(expand="$OSTRAIN_LOG_DIR/plog"), "each attempt keeps its own"
+        if several:
+            yield (
+                "HCCL_CONNECT_TIMEOUT",
+                "7200" if world > HUGE_WORLD else "1200",
+                "seconds to wait for the slowest node",
+            )
+            yield "HCCL_EXEC_TIMEOUT", "3600", "seconds a rank may be late: checkpoints, compilation"
+            if _is_ip(node.address):
+                yield "HCCL_IF_IP", _bare(node.address), "this node as the others reach it"
+            if node.interface:
+                yield "HCCL_SOCKET_IFNAME", f"={node.interface}", "exactly this interface"
+
+    def env_text(self, node: ResolvedNode) -> str:
+        """env.sh: secrets first, since expanded values may use them, then all values in the order they were written.
+
+        Nodes of one inventory share most of it: the text is rendered once for each distinct environment.
+        """
+        merged: Env = {**node.env, **self.job.env}
+        secrets = [(key, value.secret) for key, value in merged.items() if isinstance(value, Secret)]
+        self.secrets.update(secrets)
+        values = [(key, value) for key, value in merged.items() if not isinstance(value, Secret)]
+        key = (*secrets, *values)
+        if key not in self.env_texts:
+            self.env_texts[key] = self.templates.render("env.sh.j2", job=self.job.name, secrets=secrets, values=values)
+        return self.env_texts[key]
+
+    def common_devices(self) -> list[int]:
+        """Physical ids that the job uses on every node."""
+        used = [set(node.devices[: self.job.devices_per_node]) for node in self.nodes]
+        return sorted(set.intersection(*used))
+
+    def checks(self) -> dict[str, Any]:
+        """What a node has to have before a start."""
+        # A bare `python3` after setup scripts may be one that only they put on PATH: nothing to look at before.
+        hidden = any("/" not in (self.job.python or node.python) for node in self.nodes) and any(
+            [self.job.setup, *(node.setup for node in self.nodes)]
+        )
+        return {
+            "device": self.device,
+            "devices": self.common_devices() if self.device == "Ascend" else [],
+            "min_free_bytes": max(256 << 20, checkpoint_bytes(self.job.train)),
+            "modules": [] if hidden else list(_MODULES),
+            "programs": ["bash"] if hidden else ["bash", "msrun"],
+        }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lists and buckets on one line each, sections as blocks."""
+
+
+def _list(dumper: yaml.SafeDumper, value: list[Any]) -> yaml.Node:
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
+
+
+def _dict(dumper: yaml.SafeDumper, value: dict[Any, Any]) -> yaml.Node:
+    return dumper.represent_mapping("tag:yaml.org,2002:map", value, flow_style=all(isinstance(k, int) for k in value))
+
+
+_Dumper.add_representer(list, _list)
+_Dumper.add_representer(dict, _dict)
+
+
+def train_yaml(train: TrainConfig, job: str) -> str:
+    """The payload's whole configuration, every key in the schema's order.
+
+    ``recipe`` is left empty: its values are in here already, and a payload that read it again would undo a job that
+    took something out of it.
+    """
+    data = _plain({**train.model_dump(), "recipe": ""})
+    origin = f"recipe {train.recipe} and " if train.recipe else ""
+    head = f"# Resolved from {origin}job {job}; nothing is left to defaults.\n"
+    return head + yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists: YAML has no others."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _bare(address: str) -> str:
+    """An IPv6 address without its brackets."""
+    return address[1:-1] if address.startswith("[") and address.endswith("]") else address
+
+
+def _is_ip(address: str) -> bool:
+    try:
+        ipaddress.ip_address(_bare(address))
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,27 @@
+"""JSON schemas (draft 2020-12) of job and inventory files, made from the models that check them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.inventory import Inventory
+from models.recipe import recipe_names
+from ostrain.spec.job import JobSpec
+
+_DRAFT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def job_schema() -> dict[str, Any]:
+    """The schema of a job file; recipes are offered by name."""
+    schema = _finished(JobSpec.model_json_schema(mode="validation"), "ostrain job")
+    schema["$defs"]["TrainConfig"]["properties"]["recipe"]["examples"] = recipe_names()
+    return schema
+
+
+def inventory_schema() -> dict[str, Any]:
+    """The schema of an inventory file."""
+    return _finished(Inventory.model_json_schema(mode="validation"), "ostrain inventory")
+
+
+def _finished(schema: dict[str, Any], title: str) -> dict[str, Any]:
+    return {"$schema": _DRAFT, **schema, "title": title}
