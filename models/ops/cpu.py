@@ -8,8 +8,10 @@ import mindspore as ms
 from mindspore import Parameter, Tensor
 from mindspore import ops as P
 
-_GELU_CUBIC = 0.044715
-_GELU_SCALE = 2.0 * math.sqrt(2.0 / math.pi)
+_GELU_LINEAR = 2.0 * math.sqrt(2.0 / math.pi)
+_GELU_CUBIC = 0.044715 * _GELU_LINEAR
+
+AdamWConstants = tuple[float, float, float, float]
 
 _matmul_tb = P.MatMul(transpose_b=True)
 _layer_norm = P.LayerNorm(-1, -1, 1e-6)
@@ -46,11 +48,16 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
 
 def gelu(x: Tensor) -> Tensor:
     """0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), written as x * sigmoid(2 ...): the same, and cheaper here."""
-    return x * P.sigmoid(x * (_GELU_SCALE + (_GELU_SCALE * _GELU_CUBIC) * (x * x)))
+    return x * P.sigmoid(x * (_GELU_LINEAR + _GELU_CUBIC * (x * x)))
 
 
 def silu(x: Tensor) -> Tensor:
-    return x * P.sigmoid(x)
+    """x * sigmoid(x). In float64: the float32 exponential here is off by several units, the same way for all values.
+
+    Used on the time embedding only, a few thousand numbers, from which every block takes its modulation.
+    """
+    wide = x.astype(ms.float64)
+    return (wide / (1.0 + P.exp(-wide))).astype(x.dtype)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
@@ -67,18 +74,23 @@ def sum_of_squares(x: Tensor) -> Tensor:
 
 
 def adamw_update(
-    param: Parameter, exp_avg: Parameter, exp_avg_sq: Parameter, grad: Tensor, hyper: Tensor, betas: tuple[float, float],
-    eps: float,
-) -> None:  # fmt: skip
-    """hyper float32 [3]: 1 - lr * weight_decay, lr / (1 - beta1**n), sqrt(1 - beta2**n). Loshchilov & Hutter 2019."""
+    param: Parameter, exp_avg: Parameter, exp_avg_sq: Parameter, grad: Tensor, hyper: Tensor, betas: AdamWConstants
+) -> None:
+    """One step of one parameter, in place (Loshchilov & Hutter 2019; arithmetic of torch.optim.AdamW).
+
+    hyper float32 [3]: 1 - lr * weight_decay, lr / (1 - beta1**n), sqrt(1 - beta2**n).
+    betas: (1 - beta1, beta2, 1 - beta2, eps). Subtractions of Python numbers inside a compiled graph happen in
+    float32, where 1 - 0.999 is off by 1e-5 of itself: constants are worked out by the caller.
+    """
     grad = grad.astype(ms.float32)
-    average = exp_avg + (grad - exp_avg) * (1.0 - betas[0])
-    square = exp_avg_sq * betas[1] + (grad * grad) * (1.0 - betas[1])
-    update = average / (P.sqrt(square) / hyper[2] + eps)
+    average = exp_avg + (grad - exp_avg) * betas[0]
+    square = exp_avg_sq * betas[1] + (grad * grad) * betas[2]
+    update = average / (P.sqrt(square) / hyper[2] + betas[3])
     P.assign(exp_avg, average)
     P.assign(exp_avg_sq, square)
     P.assign(param, (param * hyper[0] - update * hyper[1]).astype(param.dtype))
 
 
-def lerp_update(target: Parameter, value: Tensor, decay: float) -> None:
-    P.assign(target, target * decay + value.astype(target.dtype) * (1.0 - decay))
+def lerp_update(target: Parameter, value: Tensor, decay: float, complement: float) -> None:
+    """target = decay * target + complement * value, with complement = 1 - decay worked out by the caller."""
+    P.assign(target, target * decay + value.astype(target.dtype) * complement)

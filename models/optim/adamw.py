@@ -30,7 +30,7 @@ class AdamW(nn.Cell):
         self.names = [param.name for param in params]
         self.config = config
         self.betas = (float(config.betas[0]), float(config.betas[1]))
-        self.eps = float(config.eps)
+        self.constants = (1.0 - self.betas[0], self.betas[1], 1.0 - self.betas[1], float(config.eps))
         self.count = 0
         self.params = ParameterTuple(params)
         self.exp_avg = ParameterTuple([_zeros_like(param, "exp_avg.") for param in params])
@@ -48,8 +48,8 @@ class AdamW(nn.Cell):
     def construct(self, grads: tuple[Tensor, ...], hyper: Tensor) -> bool:
         for index in range(len(self.params)):
             self._update(
-                self.params[index], self.exp_avg[index], self.exp_avg_sq[index], grads[index], hyper, self.betas, self.eps
-            )  # fmt: skip
+                self.params[index], self.exp_avg[index], self.exp_avg_sq[index], grads[index], hyper, self.constants
+            )
         return True
 
     def step(self, grads: Sequence[Tensor], lr: float) -> None:

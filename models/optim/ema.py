@@ -20,6 +20,7 @@ class EMA(nn.Cell):
     def __init__(self, params: Sequence[Parameter], decay: float) -> None:
         super().__init__(auto_prefix=False)
         self.decay = float(decay)
+        self.complement = 1.0 - self.decay
         self.names = [param.name for param in params]
         self.params = ParameterTuple(params)
         self.averages = ParameterTuple(
@@ -29,7 +30,7 @@ class EMA(nn.Cell):
 
     def construct(self) -> bool:
         for index in range(len(self.params)):
-            self._update(self.averages[index], self.params[index], self.decay)
+            self._update(self.averages[index], self.params[index], self.decay, self.complement)
         return True
 
     def update(self) -> None:
