@@ -61,7 +61,7 @@ class AgentClient:
         result = self.transport.run([self._python, "-c", _LOOK, self._root, name], timeout=timeout)
         self._check_python(result)
         try:
-            seen = json.loads(result.stdout)
+            seen = json.loads(last_line(result.stdout))
         except ValueError:
             raise self._protocol("an answer that is no JSON", result) from None
         if tuple(seen["python"]) < LEAST_PYTHON:
@@ -111,7 +111,7 @@ class AgentClient:
         data = json.dumps(input).encode() if isinstance(input, dict) else input
         result = self.transport.run([self._python, agent, verb, *arguments], data, timeout=timeout)
         try:
-            answer = json.loads(result.stdout)
+            answer = json.loads(last_line(result.stdout))
         except ValueError:
             self._check_python(result)
             raise self._protocol("an answer that is no JSON", result) from None
@@ -134,6 +134,11 @@ class AgentClient:
 
     def close(self) -> None:
         self.transport.close()
+
+
+def last_line(output: bytes) -> bytes:
+    """The answer; a login shell's start-up files may have printed something before it."""
+    return output.rstrip().rpartition(b"\n")[2]
 
 
 def _text(data: bytes) -> str:

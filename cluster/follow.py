@@ -95,6 +95,8 @@ class NodeFollow:
 
     def _take(self, line: bytes) -> bool:
         """Handle one frame; True for the last one."""
+        if not line.startswith(b"{"):  # a login shell's start-up files may print something first
+            return False
         try:
             frame = json.loads(line)
         except ValueError:
