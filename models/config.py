@@ -80,6 +80,7 @@ class DataConfig(Section):
         float32 [L, caption_channels] and ``mask`` uint8 [L].
     image_size: fixed (height, width) in pixels; or ``resolution`` with ``aspect_ratio``; or ``bucket_config``.
     num_frames, frame_interval: with a fixed size; frames drawn every ``frame_interval`` frames from a random start.
+    workers, prefetch: threads that decode, steps they run ahead. cache: bytes of resized frames a worker keeps.
     """
 
     annotations: str = ""
@@ -95,6 +96,7 @@ class DataConfig(Section):
     bucket_config: BucketConfig | None = None
     workers: Annotated[int, Field(ge=0, le=64)] = 2
     prefetch: Positive = 2
+    cache: Size = 256 << 20
 
 
 class DiffusionConfig(Section):

@@ -17,10 +17,6 @@ from mindspore.communication import get_group_size, get_rank, init
 from models.exits import BAD_CONFIG, PayloadError
 from models.parallel.world import World, host_threads, is_scheduler, launched
 
-# Tensors are sent together up to this size: few collectives, bounded extra memory.
-BUCKET_BYTES = 64 << 20
-
-
 def start(max_device_memory: int | None = None) -> World:
     """Chooses the device and joins the other ranks. Call once, before the first tensor."""
     device = "Ascend" if ms.get_context("device_target") == "Ascend" else "CPU"
@@ -82,24 +78,4 @@ class Ranks(World):
         self.sum(np.zeros(1, np.float32))
 
     def sum_tensors(self, tensors: list[Any]) -> list[Any]:
-        summed: list[Any] = []
-        for part in _parts(tensors):
-            flat = self._reduce(ops.cat([tensor.reshape(-1) for tensor in part]))
-            start = 0
-            for tensor in part:
-                summed.append(flat[start : start + tensor.size].reshape(tensor.shape))
-                start += tensor.size
-        return summed
-
-
-def _parts(tensors: list[Any]) -> list[list[Any]]:
-    parts: list[list[Any]] = []
-    room = 0
-    for tensor in tensors:
-        size = tensor.size * 4
-        if not parts or size > room:
-            parts.append([])
-            room = max(BUCKET_BYTES, size)
-        parts[-1].append(tensor)
-        room -= size
-    return parts
+        return [self._reduce(tensor) for tensor in tensors]

@@ -32,7 +32,7 @@ class World:
         """Returns when every rank has come here."""
 
     def sum_tensors(self, tensors: list[Any]) -> list[Any]:
-        """Sums of float32 MindSpore tensors over all ranks, in few collectives."""
+        """Sums of float32 MindSpore tensors over all ranks, one collective each."""
         return tensors
 
 

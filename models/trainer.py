@@ -1,0 +1,293 @@
+"""The training loop: data, steps, checkpoints, reports. Every rank runs it; what differs by rank is only its samples."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.checkpoint import newest_complete, prune, recover, state, store
+from models.config import TrainConfig
+from models.data.batch import Failure, SampleBuilder
+from models.data.bucket import Buckets, Shape
+from models.data.catalogue import Catalogue, build_catalogue
+from models.data.loader import Loader, StepData
+from models.data.order import BucketOrder, ClipSize, FixedOrder, Order
+from models.events import Log, Reporter
+from models.exits import BAD_DATA, NOT_FINITE, PayloadError
+from models.metrics import MetricsFile, StepMetrics, TensorBoard, peak_memory
+from models.optim import learning_rate
+from models.parallel.world import World, host_threads
+from models.settings import fixed_shape, unfit
+from models.step import StepResult, TrainStep
+
+# Steps in a row that may be dropped before the run ends.
+MAX_DROPPED = 10
+_NAMED = 20
+
+
+class Trainer:
+    """One rank of a run, from its configuration to its last checkpoint."""
+
+    def __init__(self, config: TrainConfig, run_dir: Path, world: World, report: Reporter, log: Log) -> None:
+        self.config, self.run_dir, self.world, self.report, self.log = config, run_dir, world, report, log
+        self.folder = run_dir / config.checkpoint.dir
+        # Steps done; samples and steps dropped since the run began, over all ranks; dropped steps in a row.
+        self.step, self.skipped, self.dropped, self.dropped_in_a_row = 0, 0, 0, 0
+        self._named: set[Path] = set()
+
+    def run(self) -> None:
+        """Trains up to ``steps``. PayloadError for what the user can mend; anything else is a fault of the worker."""
+        self.report.heartbeat(0, "loading")
+        shape = fixed_shape(self.config.data)
+        catalogue = self._catalogue(shape)
+        self.train = TrainStep(self.config, self.world, fixed_shape=shape is not None)
+        self._banner(catalogue, shape)
+        self.order = _order(self.config, self.world, catalogue, shape)
+        self.digest = catalogue.digest
+        self._restore_or_initialize()
+        if self.world.rank == 0:
+            self.report.event("train_started", step=self.step, steps=self.config.steps, clips=len(catalogue.clips))
+        loader = self._loader(catalogue)
+        try:
+            self._steps(loader)
+        finally:
+            loader.close()
+        if self.world.rank == 0:
+            self.report.event("train_finished", step=self.step)
+        self.report.heartbeat(self.step, "done")
+        self.log.info(f"training finished after step {self.step}")
+
+    def _catalogue(self, shape: Shape | None) -> Catalogue:
+        data = self.config.data
+        catalogue = build_catalogue(
+            data, self.run_dir, self.world, self.config.model.caption_channels, unfit(data, shape)
+        )
+        if self.world.rank == 0:
+            for clip in catalogue.skipped:
+                self.log.warning(f"clip skipped: {clip.path} ({clip.reason})")
+                self.report.event("clip_skipped", path=str(clip.path), line=clip.line, reason=clip.reason)
+            if catalogue.skipped:
+                total = len(catalogue.skipped) + len(catalogue.clips)
+                self.log.warning(f"{len(catalogue.skipped)} of {total} clips are skipped")
+        return catalogue
+
+    def _loader(self, catalogue: Catalogue) -> Loader:
+        flow = self.train.flow
+
+        def timestep(random: np.random.Generator, shape: Shape) -> float:
+            draw = random.standard_normal() if flow.draw_kind == "normal" else random.random()
+            return float(flow.draw_timesteps([draw], [shape.frames], [shape.height], [shape.width])[0])
+
+        return Loader(
+            self.order,
+            SampleBuilder(self.config, catalogue.clips, timestep),
+            rank=self.world.rank,
+            ranks=self.world.size,
+            micro_steps=self.config.gradient_accumulation_steps,
+            workers=self.config.data.workers,
+            prefetch=self.config.data.prefetch,
+            last_step=self.config.steps,
+        )
+
+    def _steps(self, loader: Loader) -> None:
+        metrics = MetricsFile(self.run_dir, self.world.rank)
+        board = None
+        if self.config.log.tensorboard and self.world.rank == 0 and self.step < self.config.steps:
+            board = TensorBoard(self.run_dir, self.step + 1 if self.step else 0)
+        shapes: set[Shape] = set()
+        while self.step < self.config.steps:
+            start = time.perf_counter()
+            data = loader.get(self.step)
+            compiling = self.train.compiled and data.shape not in shapes
+            shapes.add(data.shape)
+            self.report.heartbeat(self.step, "compiling" if compiling else "step")
+            lr = learning_rate(self.config.optimizer, self.step, self.config.steps)
+            result = self.train.run(data.micro_batches, lr)
+            self.step += 1
+            self._account(data, result)
+            record = self._metrics(data, result, lr, time.perf_counter() - start)
+            if self.step % self.config.log.every == 0 or self.step == self.config.steps:
+                metrics.write(record)
+                self.log.info(_line(record, self.config.steps))
+                if board is not None:
+                    board.write(record)
+            self.report.heartbeat(self.step, "step")
+            if self.step % self.config.checkpoint.every == 0 or self.step == self.config.steps:
+                self._save()
+        if board is not None:
+            board.close()
+
+    def _account(self, data: StepData, result: StepResult) -> None:
+        """Counts what was dropped, names it once, and ends the run when nothing else is left."""
+        for batch in data.micro_batches:
+            for failure in batch.failures:
+                self._name(failure)
+        self.skipped += data.samples - round(result.weight)
+        if result.applied:
+            self.dropped_in_a_row = 0
+            return
+        self.dropped += 1
+        self.dropped_in_a_row += 1
+        if result.weight == 0:
+            self.log.warning(f"step {self.step} dropped: none of its clips could be decoded")
+        else:
+            self.log.warning(f"step {self.step} dropped: loss {result.loss} grad_norm {result.grad_norm}")
+        if self.dropped_in_a_row < MAX_DROPPED:
+            return
+        where = f"step {self.step}"
+        if result.weight == 0:
+            raise PayloadError(
+                BAD_DATA,
+                f"no clip of {MAX_DROPPED} steps in a row could be decoded",
+                where=where,
+                why="the clips are named above, and in events.jsonl",
+                next_step="replace the damaged clips",
+            )
+        raise PayloadError(
+            NOT_FINITE,
+            f"loss or gradients were not finite {MAX_DROPPED} steps in a row",
+            where=where,
+            why=f"loss {result.loss}, gradient norm {result.grad_norm}",
+            next_step="lower the learning rate, or raise warmup_steps",
+        )
+
+    def _name(self, failure: Failure) -> None:
+        path = failure.clip.path
+        if path in self._named:
+            return
+        self._named.add(path)
+        self.log.warning(f"clip skipped: {path} ({failure.reason})")
+        self.report.event("clip_skipped", path=str(path), step=self.step, reason=failure.reason)
+
+    def _metrics(self, data: StepData, result: StepResult, lr: float, seconds: float) -> StepMetrics:
+        shape = data.shape
+        tokens = self.train.tokens(shape.frames, shape.height, shape.width) * data.samples
+        return StepMetrics(
+            step=self.step,
+            attempt=self.report.attempt,
+            time=time.time(),
+            loss=result.loss,
+            grad_norm=result.grad_norm,
+            lr=lr,
+            seconds=seconds,
+            data_wait=data.wait,
+            tokens_per_s=tokens / seconds,
+            samples=data.samples,
+            shape=str(shape),
+            memory=peak_memory(self.world.device),
+            skipped=self.skipped,
+            dropped=self.dropped,
+        )
+
+    def _save(self) -> None:
+        if self.world.rank == 0:
+            self.report.heartbeat(self.step, "saving")
+            start = time.perf_counter()
+            facts = {
+                **state.describe(self.config, self.world, host_threads(self.world.size)),
+                "step": self.step,
+                "time": time.time(),
+                "data": {**self.order.position(self.step), "sha256": self.digest},
+                "skipped": self.skipped,
+                "dropped": self.dropped,
+            }
+            path = store.write(self.folder, self.step, state.tensors(self.train), facts)
+            removed = prune(self.folder, self.config.checkpoint.keep_last)
+            seconds = time.perf_counter() - start
+            self.log.info(f"checkpoint {path} written in {seconds:.2f} s")
+            self.report.event("checkpoint_saved", step=self.step, path=str(path), seconds=seconds, removed=removed)
+            self.report.heartbeat(self.step, "step")
+
+    def _restore_or_initialize(self) -> None:
+        """Continues from the newest complete checkpoint of the run; without one, starts with ``init_from`` or anew."""
+        found: dict[str, Any] = {}
+        path = None
+        if self.world.rank == 0:
+            for name in recover(self.folder):
+                self.log.info(f"removed {name}, left by an interrupted write")
+            newest = newest_complete(self.folder)
+            for problem in newest.problems:
+                self.log.warning(f"checkpoint not usable: {problem}")
+            path = newest.path
+            found = json.loads((path / store.STATE).read_bytes()) if path is not None else {}
+        # Disks may be local to a node: what rank 0 found goes for all.
+        found = json.loads(self.world.broadcast_bytes(json.dumps(found).encode()))
+        if found:
+            self._resume(found, path)
+        else:
+            if self.config.init_from is not None:
+                state.initialize_from(self.train, self.run_dir / self.config.init_from)
+                self.log.info(f"weights from {self.config.init_from}")
+            else:
+                state.spread(self.train)
+        state.check_agreement(self.train)
+
+    def _resume(self, found: dict[str, Any], path: Path | None) -> None:
+        state.restore(self.train, path)
+        self.step, self.skipped, self.dropped = found["step"], found["skipped"], found["dropped"]
+        self.log.info(f"resumed from step {self.step}" + (f" ({path})" if path is not None else ""))
+        if self.world.rank != 0:
+            return
+        self.report.event("resumed", step=self.step, path=str(path))
+        changed = _changes(found["config"], self.config.model_dump(mode="json"))
+        if changed:
+            self.log.warning(f"settings changed since that checkpoint: {', '.join(changed[:_NAMED])}")
+        if found["data"]["sha256"] != self.digest:
+            self.log.warning("the usable clips are not those of that checkpoint: steps see other samples from here on")
+        if found["layout"]["world"] != self.world.size:
+            self.log.warning(f"{found['layout']['world']} ranks wrote that checkpoint, {self.world.size} go on")
+
+    def _banner(self, catalogue: Catalogue, shape: Shape | None) -> None:
+        config, world = self.config, self.world
+        self.log.info(f"rank {world.rank} of {world.size} on {world.device}, {self.report.node}")
+        if world.rank != 0:
+            return
+        if self.train.dtype != config.dtype:
+            self.log.info(f"training in {self.train.dtype}: {world.device} has no {config.dtype} kernels")
+        parameters = sum(param.size for param in self.train.model.get_parameters())
+        replicas = world.size * config.gradient_accumulation_steps
+        batch = f"global batch {config.batch_size * replicas}" if shape is not None else "batches by bucket"
+        optimizer = config.optimizer
+        for line in (
+            f"recipe {config.recipe or '-'}, {config.steps} steps, seed {config.seed}, {config.jit} jit",
+            f"model {config.model.type}: {parameters:,} parameters, hidden {config.model.hidden_size}, "
+            f"depth {config.model.depth}, heads {config.model.num_heads}, patch {list(config.model.patch_size)}",
+            f"data {len(catalogue.clips)} clips, {len(catalogue.skipped)} skipped, samples {shape or 'by bucket'}",
+            f"{batch}: dp {world.size // config.layout.sp}, sp {config.layout.sp}, zero {config.layout.zero}, "
+            f"accumulation {config.gradient_accumulation_steps}",
+            f"{optimizer.type} lr {optimizer.lr:g} {optimizer.schedule}, warm-up {optimizer.warmup_steps}, "
+            f"clip {optimizer.max_grad_norm}, weight decay {optimizer.weight_decay:g}, EMA {config.ema_decay}",
+            f"checkpoints every {config.checkpoint.every} steps in {self.folder}, {config.checkpoint.keep_last} kept",
+        ):
+            self.log.info(line)
+
+
+def _order(config: TrainConfig, world: World, catalogue: Catalogue, shape: Shape | None) -> Order:
+    replicas = world.size // config.layout.sp * config.gradient_accumulation_steps
+    if shape is not None:
+        return FixedOrder(config.seed, len(catalogue.clips), shape, config.batch_size * replicas)
+    sizes = [ClipSize(clip.header.frames, clip.header.height, clip.header.width) for clip in catalogue.clips]
+    buckets = Buckets(config.data.bucket_config or {})
+    return BucketOrder(config.seed, sizes, buckets, config.data.frame_interval, replicas)
+
+
+def _line(record: StepMetrics, steps: int) -> str:
+    text = (
+        f"step {record.step}/{steps} loss {record.loss:.5f} grad_norm {record.grad_norm:.4f} lr {record.lr:.3e} "
+        f"{record.seconds:.3f} s/step wait {record.data_wait:.3f} s {record.tokens_per_s:.0f} tokens/s {record.shape}"
+    )
+    return text + (f" skipped {record.skipped}" if record.skipped else "")
+
+
+def _changes(old: Any, new: Any, place: str = "") -> list[str]:
+    """Dotted names of settings that differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = sorted(set(old) | set(new))
+        return [
+            change for name in names for change in _changes(old.get(name), new.get(name), f"{place}.{name}".lstrip("."))
+        ]
+    return [] if old == new else [place]
