@@ -90,7 +90,7 @@ class Layout:
                 LayoutProblem(
                     "sp",
                     f"sp {self.sp} does not divide the {self.world} workers "
-                    f"({self.nodes} nodes x {self.devices_per_node} devices); {_choice(would_work)} would work",
+                    f"({_count(self.nodes, 'node')} x {_count(self.devices_per_node, 'device')}); {_choice(would_work)} would work",
                 )
             )
         elif heads_matter and num_heads % self.sp:
@@ -117,6 +117,10 @@ def divisors(number: int) -> list[int]:
     """All divisors in ascending order."""
     low = [size for size in range(1, int(number**0.5) + 1) if number % size == 0]
     return sorted({*low, *(number // size for size in low)})
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def _choice(values: list[int]) -> str:

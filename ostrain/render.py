@@ -71,11 +71,13 @@ def _remove_old(folder: Path) -> None:
     if not marker.is_file():
         return
     for name in marker.read_text(encoding="utf-8").splitlines():
-        path = folder / name
-        if ".." not in path.parts and not path.is_absolute() | (folder not in path.parents):
-            path.unlink(missing_ok=True)
-            if path.parent != folder and path.parent.is_dir() and not any(path.parent.iterdir()):
-                path.parent.rmdir()
+        below = Path(name)
+        if below.is_absolute() or ".." in below.parts:
+            continue
+        path = folder / below
+        path.unlink(missing_ok=True)
+        if path.parent != folder and path.parent.is_dir() and not any(path.parent.iterdir()):
+            path.parent.rmdir()
 
 
 def _summary(plan: LaunchPlan) -> str:

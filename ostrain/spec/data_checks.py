@@ -73,7 +73,7 @@ def _buckets(data: DataConfig) -> Found:
             yield f"data.bucket_config.{resolution}", _unknown("resolution", resolution, list(TABLES))
         for frames, (keep, batch_size) in entries.items():
             kept = min(keep) if isinstance(keep, tuple) else keep
-            used = used or (kept > 0 and bool(batch_size))
+            used = used or (kept > 0 and batch_size != 0)
             if kept > 0 and not batch_size:
                 path = f"data.bucket_config.{resolution}.{frames}"
                 yield (

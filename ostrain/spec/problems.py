@@ -67,7 +67,7 @@ def render_all(problems: Iterable[Problem]) -> list[str]:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?`` for the nearest known word, or nothing."""
     lowered = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6 if len(word) > 3 else 0.5)
     return f"; did you mean {lowered[near[0]]!r}?" if near else ""
 
 

@@ -191,12 +191,12 @@ def _missing(error: _Error, tree: Mapping, model: type[BaseModel]) -> str:
 def _unknown(path: Path, model: type[BaseModel]) -> str:
     owner = model_at(model, path[:-1])
     known = list(owner.model_fields) if owner else []
-    near = did_you_mean(path[-1], known)
-    if near or not known:
-        return f"unknown key {path[-1]!r}{near}"
     elsewhere = [".".join((*place, path[-1])) for place, keys in _sections(model) if path[-1] in keys]
     if elsewhere:
         return f"unknown key {path[-1]!r}; did you mean {elsewhere[0]!r}?"
+    near = did_you_mean(path[-1], known)
+    if near or not known:
+        return f"unknown key {path[-1]!r}{near}"
     return f"unknown key {path[-1]!r}; known here: {', '.join(known)}"
 
 
