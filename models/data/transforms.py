@@ -2,7 +2,7 @@
 
 Upstream: opensora/datasets/video_transforms.py and opensora/datasets/utils.py (branch opensora/v1.2). Clips are resized
 bilinearly without antialiasing, with the float32 arithmetic of torch.nn.functional.interpolate (align_corners=False,
-half-pixel centres); images by Pillow's antialiased bicubic filter. Results are in [-1, 1], channels first.
+half-pixel centres), bit for bit; images by Pillow's antialiased bicubic filter. Results are in [-1, 1], channels first.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ def center_crop_video(frames: np.ndarray, size: int) -> np.ndarray:
     _check_video(frames)
     height, width = frames.shape[1:3]
     factor = size / min(height, width)
-    scaled_h, scaled_w = math.floor(height * factor), math.floor(width * factor)
-    if min(scaled_h, scaled_w) < size:
-        raise ValueError(f"a clip of {width}x{height} pixels scaled to {scaled_w}x{scaled_h} does not cover {size}")
+    # Rounding may leave the product one short of ``size``; upstream refuses such a clip.
+    scaled_h, scaled_w = (max(math.floor(side * factor), size) for side in (height, width))
     offsets = (round((scaled_h - size) / 2.0), round((scaled_w - size) / 2.0))
     return _bilinear_window(frames, (1.0 / factor, 1.0 / factor), offsets, (size, size))
 
@@ -89,32 +88,41 @@ def _normalised(pixels: np.ndarray) -> np.ndarray:
     return (scaled - np.float32(0.5)) / np.float32(0.5)
 
 
+def _fused(a: np.ndarray, b: np.ndarray | float, c: np.ndarray | float) -> np.ndarray:
+    """float32 a * b + c rounded once, as a fused multiply-add does. a is float64 holding float32 values."""
+    return (a * b + c).astype(np.float32)
+
+
 def _taps(count: int, ratio: float, offset: int, limit: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Indices (below, above) int [count] and float32 weights of both, for output positions from ``offset`` on."""
-    positions = np.arange(offset, offset + count, dtype=np.float32)
-    centres = np.float32(ratio) * (positions + np.float32(0.5)) - np.float32(0.5)
-    centres = np.maximum(centres, np.float32(0))
+    positions = np.arange(offset, offset + count, dtype=np.float64) + 0.5
+    centres = np.maximum(_fused(positions, float(np.float32(ratio)), -0.5), np.float32(0))
     below = np.minimum(centres.astype(np.int64), limit - 1)
     above = np.minimum(below + 1, limit - 1)
     weight = np.clip(centres - below.astype(np.float32), np.float32(0), np.float32(1))
     return below, above, np.float32(1) - weight, weight
 
 
+_UNIT = (np.arange(256, dtype=np.float32) / np.float32(255)).astype(np.float64)
+
+
 def _bilinear_window(frames: np.ndarray, ratios: tuple[float, float], offsets: Size, size: Size) -> np.ndarray:
     """The window of ``size`` at ``offsets`` of the resized clip, float32 [T, 3, h, w] in [-1, 1].
 
-    ratios: source pixels per output pixel along (height, width). Only the window is computed, first along the rows'
-    pixels, then across rows.
+    ratios: source pixels per output pixel along (height, width). Only the window is computed. The four neighbours are
+    added in the order torch's kernel adds them, each with a fused multiply-add.
     """
     y0, y1, wy0, wy1 = _taps(size[0], ratios[0], offsets[0], frames.shape[1])
     x0, x1, wx0, wx1 = _taps(size[1], ratios[1], offsets[1], frames.shape[2])
+    order = ((y0, x1, wy0, wx1), (y0, x0, wy0, wx0), (y1, x0, wy1, wx0), (y1, x1, wy1, wx1))
+    weights = [np.outer(wy, wx).astype(np.float64)[:, :, None] for _, _, wy, wx in order]
     out = np.empty((frames.shape[0], 3, *size), np.float32)
-    first, last = int(y0[0]), int(y1[-1]) + 1
     for index, frame in enumerate(frames):
-        rows = frame[first:last].transpose(2, 0, 1)  # only the rows the window needs
-        left = rows[:, :, x0].astype(np.float32) / np.float32(255)
-        right = rows[:, :, x1].astype(np.float32) / np.float32(255)
-        across = left * wx0 + right * wx1
-        blended = across[:, y0 - first] * wy0[:, None] + across[:, y1 - first] * wy1[:, None]
-        out[index] = (blended - np.float32(0.5)) / np.float32(0.5)
+        total: np.ndarray | float = 0.0
+        for (rows, columns, _, _), weight in zip(order, weights, strict=True):
+            pixels = frame.take(rows, axis=0).take(columns, axis=1)
+            total = _fused(_UNIT.take(pixels), weight, total)
+        out[index] = np.asarray(total).transpose(2, 0, 1)
+    out -= np.float32(0.5)
+    out /= np.float32(0.5)
     return out

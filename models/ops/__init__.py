@@ -6,7 +6,8 @@ that moment: set the device before the first model is built. Layers call ``ops.<
 
 ==================  ====================================================================================
 linear              x [..., in], weight [out, in], bias [out] or None -> [..., out], in x's dtype
-norm_modulate       LayerNorm over the last axis without affine part, then ``* (1 + scale) + shift``
+modulate            x * (1 + scale) + shift
+norm_modulate       LayerNorm over the last axis without affine part (eps 1e-6), then modulate
 rms_norm            x [..., d], weight [d]: root mean square norm in float32, result in x's dtype
 gelu                tanh approximation of GELU
 silu                x * sigmoid(x)
@@ -32,6 +33,7 @@ OPERATORS = (
     "gelu",
     "lerp_update",
     "linear",
+    "modulate",
     "norm_modulate",
     "rms_norm",
     "silu",

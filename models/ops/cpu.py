@@ -32,7 +32,11 @@ def norm_modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """LayerNorm (eps 1e-6, no affine part) over the last axis, then ``* (1 + scale) + shift``."""
     width = x.shape[-1]
     normed = _layer_norm(x, P.ones((width,), x.dtype), P.zeros((width,), x.dtype))[0]
-    return normed * (1 + scale) + shift
+    return modulate(normed, shift, scale)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return x * (1 + scale) + shift
 
 
 def gate_add(residual: Tensor, gate: Tensor, x: Tensor) -> Tensor:
