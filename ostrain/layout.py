@@ -86,13 +86,9 @@ class Layout:
         heads_matter = self.sp_kind == "ulysses"
         would_work = [size for size in divisors(self.world) if not heads_matter or num_heads % size == 0]
         if self.world % self.sp:
-            found.append(
-                LayoutProblem(
-                    "sp",
-                    f"sp {self.sp} does not divide the {self.world} workers "
-                    f"({_count(self.nodes, 'node')} x {_count(self.devices_per_node, 'device')}); {_choice(would_work)} would work",
-                )
-            )
+            size = f"{_count(self.nodes, 'node')} x {_count(self.devices_per_node, 'device')}"
+            text = f"sp {self.sp} does not divide the {self.world} workers ({size}); {_choice(would_work)} would work"
+            found.append(LayoutProblem("sp", text))
         elif heads_matter and num_heads % self.sp:
             found.append(
                 LayoutProblem(

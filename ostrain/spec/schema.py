@@ -6,6 +6,7 @@ from typing import Any
 
 from cluster.inventory import Inventory
 from models.recipe import recipe_names
+from ostrain.spec.descriptions import TRAIN_KEYS
 from ostrain.spec.job import JobSpec
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -14,6 +15,9 @@ _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 def job_schema() -> dict[str, Any]:
     """The schema of a job file; recipes are offered by name."""
     schema = _finished(JobSpec.model_json_schema(mode="validation"), "ostrain job")
+    for section, keys in TRAIN_KEYS.items():
+        for key, text in keys.items():
+            schema["$defs"][section]["properties"][key]["description"] = text
     schema["$defs"]["TrainConfig"]["properties"]["recipe"]["examples"] = recipe_names()
     return schema
 

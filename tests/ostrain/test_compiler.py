@@ -25,11 +25,26 @@ from tests.ostrain.spec_helpers import INVENTORY, TRAIN, compiled, write_invento
 
 HEAD = "name: j\ncluster: duo\nnodes: 2\ndevices_per_node: 8\n"
 HOSTILE = {
-    "SPACES": "  two  words ", "QUOTES": """it's "so" `so`""", "SUBSTITUTION": "$(touch pwned) `touch pwned` ${HOME} $HOME",
-    "NEWLINES": "a\nb\r\n\n", "UNICODE": "grüße 你好 🙂 e\u0301 \u202e", "DASHES": "--help -n", "GLOBS": "* ? [a-z] {1..3} ~",
-    "BANG": "!! !$ ^a^b", "BACKSLASHES": "\\n \\ \\\\", "EMPTY": "", "CONTROL": "\x01\x1b[31m\x7f\t", "SEMI": "; rm -rf x & | > y",
-    "TILDE": "~/x:~root", "HASH": "# no comment", "EQUALS": "=a=b", "PERCENT": "%s %n", "script": "x", "python": "x y", "cores": "3",
-}  # fmt: skip
+    "SPACES": "  two  words ",
+    "QUOTES": """it's "so" `so`""",
+    "SUBSTITUTION": "$(touch pwned) `touch pwned` ${HOME} $HOME",
+    "NEWLINES": "a\nb\r\n\n",
+    "UNICODE": "grüße 你好 🙂 e\u0301 \u202e",
+    "DASHES": "--help -n",
+    "GLOBS": "* ? [a-z] {1..3} ~",
+    "BANG": "!! !$ ^a^b",
+    "BACKSLASHES": "\\n \\ \\\\",
+    "EMPTY": "",
+    "CONTROL": "\x01\x1b[31m\x7f\t",
+    "SEMI": "; rm -rf x & | > y",
+    "TILDE": "~/x:~root",
+    "HASH": "# no comment",
+    "EQUALS": "=a=b",
+    "PERCENT": "%s %n",
+    "script": "x",
+    "python": "x y",
+    "cores": "3",
+}
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 FAKE_MSRUN = """#!{python}
 import json, os, sys
@@ -47,7 +62,7 @@ def bash(script: str, *args: str, env: dict[str, str] | None = None) -> bytes:
 
 
 class Node:
-    """A folder that looks like a node's run directory, with a Python folder whose msrun only tells what it was given."""
+    """A run directory, and a Python folder whose msrun only tells what it was given."""
 
     def __init__(self, folder: Path) -> None:
         self.bin, self.run_dir = folder / "py the 1st/bin", folder / "run dir"
@@ -84,13 +99,20 @@ def local_plan(tmp_path: Path, text: str = "", python: str = "/usr/bin/python3")
 
 
 def test_plan_of_two_nodes(tmp_path: Path) -> None:
-    write_inventory(tmp_path, INVENTORY.replace("host: 192.0.2.2", "host: bee, address: '[2001:db8::2]', user: u, port: 22"))
+    write_inventory(
+        tmp_path, INVENTORY.replace("host: 192.0.2.2", "host: bee, address: '[2001:db8::2]', user: u, port: 22")
+    )
     text = "layout: {sp: 4, zero: 2}\nmaster_port: 9000\nfiles: {clips: c}\nenv: {T: {secret: tok}}\n"
     _, plan = compiled(write_job(tmp_path, text, head=HEAD))
     first, second = plan.nodes
     assert (plan.world, plan.layout["dp"], plan.master_address, plan.master_port) == (16, 4, "192.0.2.1", 9000)
     assert (first.ranks, second.ranks) == (tuple(range(8)), tuple(range(8, 16)))
-    assert (second.address, second.access.host, second.access.user, second.access.port) == ("2001:db8::2", "bee", "u", 22)
+    assert (second.address, second.access.host, second.access.user, second.access.port) == (
+        "2001:db8::2",
+        "bee",
+        "u",
+        22,
+    )
     assert plan.secrets == {"T": "tok"} and plan.sources == {"clips": str(tmp_path / "c")}
     assert first.command == ("bash", "launch.sh")
     assert [(file.path, file.mode) for file in first.files] == [
@@ -102,7 +124,9 @@ def test_plan_of_two_nodes(tmp_path: Path) -> None:
 
 
 def test_train_yaml_holds_everything_and_reads_back(tmp_path: Path) -> None:
-    loaded, plan = compiled(write_job(tmp_path, "layout: {zero: 1}\n", train=TRAIN + "  init_from: 'a: \"b\" \u4f60'\n"))
+    loaded, plan = compiled(
+        write_job(tmp_path, "layout: {zero: 1}\n", train=TRAIN + "  init_from: 'a: \"b\" \u4f60'\n")
+    )
     text = next(file.text for file in plan.nodes[0].files if file.path == "train.yaml")
     read = TrainConfig.model_validate(yaml.safe_load(text))
     assert read == loaded.job.train.model_copy(update={"recipe": ""})
@@ -144,10 +168,29 @@ def expected(value: str, variables: dict[str, str]) -> str:
     return out
 
 
+PIECES = [
+    "$A",
+    "${A}",
+    "${NOPE}",
+    "$NOPE",
+    "$",
+    "${",
+    "}",
+    "$(x)",
+    "`x`",
+    "${A:-b}",
+    "$1",
+    "\\",
+    "'",
+    '"',
+    "$$",
+    "~",
+    "!",
+]
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(st.one_of(st.sampled_from(
-    ["$A", "${A}", "${NOPE}", "$NOPE", "$", "${", "}", "$(x)", "`x`", "${A:-b}", "$1", "\\", "'", '"', "$$", "~", "!", "A"]
-), TEXTS)).map("".join), min_size=1, max_size=10))  # fmt: skip
+@given(st.lists(st.lists(st.sampled_from([*PIECES, "A"]) | TEXTS).map("".join), min_size=1, max_size=10))
 def test_expand_replaces_names_and_nothing_else(values: list[str]) -> None:
     variables = {"A": "x y\n$B `c` '\"*", "A_A": "no"}
     script = "printf '%s\\0' " + " ".join(expand(value) for value in values)
@@ -194,7 +237,8 @@ def test_hostile_values_reach_the_launcher_byte_for_byte(tmp_path: Path, launche
         f"--worker_num={16 if several else 2}", f"--local_worker_num={8 if several else 2}",
         f"--master_addr={'192.0.2.1' if several else '127.0.0.1'}", "--master_port=21000",
         f"--node_rank={1 if several else 0}", f"--log_dir={node.run_dir}/logs/attempt-3", "--join=True",
-        "--cluster_time_out=600", f"--tail_worker_log={16 if several else 2}", *(["--bind_core=True"] if several else []),
+        "--cluster_time_out=600", f"--tail_worker_log={16 if several else 2}",
+        *(["--bind_core=True"] if several else []),
         "python", "/a.py", "worker", "--", node.python, "-m", "models.train", "--config", "train.yaml",
     ]  # fmt: skip
 
@@ -256,7 +300,9 @@ def test_what_is_missing_on_a_node_is_named(tmp_path: Path, text: str, env: dict
     assert not (node.run_dir / "seen.json").exists()
 
 
-@pytest.mark.parametrize(("python", "words"), [("/no/python", "no Python /no/python"), ("pythonx", "no pythonx on PATH")])
+@pytest.mark.parametrize(
+    ("python", "words"), [("/no/python", "no Python /no/python"), ("pythonx", "no pythonx on PATH")]
+)
 def test_a_python_that_is_not_there(tmp_path: Path, python: str, words: str) -> None:
     node = Node(tmp_path)
     node.stage(local_plan(tmp_path, python=python).nodes[0])

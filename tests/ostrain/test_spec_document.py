@@ -63,7 +63,7 @@ def test_keys_are_the_text_as_written() -> None:
         ("a: &x [*x]\n", "f.yaml:1:4", "never ends"),
         ("a: *nobody\n", "f.yaml:1:4", "undefined alias"),
         ("a: b\x07c\n", "f.yaml:1:5", "U+0007"),
-        ("a: '\\udc80'\n".encode().decode("unicode_escape"), "f.yaml:1:5", "U+DC80"),
+        (b"a: '\\udc80'\n".decode("unicode_escape"), "f.yaml:1:5", "U+DC80"),
     ],
 )
 def test_what_is_refused_names_its_place(text: str, place: str, words: str) -> None:

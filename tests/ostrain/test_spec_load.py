@@ -12,7 +12,7 @@ from ostrain.errors import OstrainError
 from ostrain.spec import check_runnable, load_job
 from tests.ostrain.spec_helpers import INVENTORY, TRAIN, place, problems, the_problem, write_inventory, write_job
 
-ENV_QUOTE = "on without quotes is a boolean in YAML: write \"on\""
+ENV_QUOTE = 'on without quotes is a boolean in YAML: write "on"'
 
 
 def test_a_job_with_its_recipe_merged(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_a_job_with_its_recipe_merged(tmp_path: Path) -> None:
         ("master_port: any\n", (4, 14, "any"), "needs auto or a whole number"),
         ("layout: [4]\n", (4, 9, "[4]"), "layout needs a mapping, not a list"),
         ("layout: {sq: 4}\n", (4, 10, "sq"), "did you mean 'sp'?"),
-        ("layout: {sp: 4}\n", (4, 14, "4"), "sp 4 does not divide the 2 workers (1 node x 2 devices); 1 or 2 would work"),
+        ("layout: {sp: 4}\n", (4, 14, "4"), "sp 4 does not divide the 2 workers (1 node x 2 devices); 1 or 2 would"),
         ("restart: {hang_timeout: 30q}\n", (4, 25, "30q"), "'30q' is not a duration; write 90s, 30m, 1h30m or 2d"),
         ("files: {../x: y}\n", (4, 9, "../x"), "make a name under files/"),
         ("python: bin/python\n", (4, 9, "bin/python"), "has to start with / or ~/"),
@@ -155,7 +155,13 @@ def test_all_problems_of_all_files_at_once_and_each_once(tmp_path: Path) -> None
     path = write_job(tmp_path, "nodez: 1\n", head="name: j j\ncluster: duo\ndevices_per_node: 9\n")
     found = problems(path, "train.steps=x", "train.log=")
     text = "\n".join(found)
-    for words in ("a job's name", "key 'nodez'", "key 'prot'", "steps needs a whole number", "log needs a mapping, not nothing"):
+    for words in (
+        "a job's name",
+        "key 'nodez'",
+        "key 'prot'",
+        "steps needs a whole number",
+        "log needs a mapping, not nothing",
+    ):
         assert text.count(words) == 1, words
     assert found == list(dict.fromkeys(found))
 
