@@ -51,7 +51,7 @@ def golden(name: str, text: str) -> None:
 
 
 def first_and_last(plan: LaunchPlan, suffix: str = "") -> str:
-    """Files of the first and the last node; those with ``suffix`` only (a recipe's values are no matter of a render)."""
+    """Files of the first and the last node; only those with ``suffix``, where a recipe's values do not matter."""
     parts = []
     for path, mode, nodes, text in distinct_files(plan):
         if {plan.nodes[0].name, plan.nodes[-1].name} & set(nodes) and path.endswith(suffix):
