@@ -12,7 +12,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # What the control plane may know of the payload: modules without MindSpore.
-SHARED = {"models", "models.config", "models.units", "models.recipe", "models.cost", "models.data.aspect", "models.exits"}
+SHARED = {
+    "models",
+    "models.config",
+    "models.units",
+    "models.recipe",
+    "models.cost",
+    "models.data.aspect",
+    "models.exits",
+}
 NETWORK = {"socket", "paramiko", "fabric", "invoke", "asyncio", "http", "urllib", "requests"}
 
 
