@@ -1,0 +1,69 @@
+"""A golden case on disk: configuration, inputs, recorded outputs, weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor
+from safetensors.numpy import load_file
+
+Arrays = dict[str, np.ndarray]
+
+
+class CaseError(Exception):
+    """The case cannot be run: unreadable, of a kind not known, or with content this checker does not understand."""
+
+
+@dataclass
+class Case:
+    path: Path
+    config: dict[str, Any]
+    inputs: Arrays
+    outputs: Arrays
+    weights: Arrays = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    def tensor(self, key: str) -> Tensor | None:
+        """An input as a MindSpore tensor, None where the case has none."""
+        value = self.inputs.get(key)
+        return None if value is None else Tensor(np.ascontiguousarray(value))
+
+    def need(self, key: str) -> Tensor:
+        """An input as a MindSpore tensor. CaseError where the case has none."""
+        value = self.tensor(key)
+        if value is None:
+            raise CaseError(f"inputs.safetensors has no {key!r}")
+        return value
+
+    def under(self, prefix: str) -> list[str]:
+        """Names of recorded outputs below ``prefix/``, without it."""
+        return [key[len(prefix) + 1 :] for key in self.outputs if key.startswith(prefix + "/")]
+
+
+def load_case(path: Path) -> Case:
+    """Reads a case folder. CaseError names the file that is missing or broken."""
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        arrays = {name: _arrays(path / f"{name}.safetensors") for name in ("inputs", "outputs", "weights")}
+    except Exception as error:  # safetensors raises its own type for a broken file
+        raise CaseError(f"cannot read the case: {error}") from error
+    if not isinstance(config, Mapping):
+        raise CaseError("config.json does not hold an object")
+    return Case(path, dict(config), **arrays)
+
+
+def _arrays(path: Path) -> Arrays:
+    return load_file(path) if path.exists() else {}
+
+
+def part(weights: Arrays, prefix: str) -> Arrays:
+    """The weights below ``prefix.``, without it."""
+    return {key[len(prefix) + 1 :]: value for key, value in weights.items() if key.startswith(prefix + ".")}
