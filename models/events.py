@@ -12,7 +12,6 @@ from typing import Any, TextIO
 
 from models.files import append, write_atomic
 
-PHASES = ("starting", "loading", "compiling", "step", "saving", "done")
 
 
 class Log:
@@ -61,7 +60,10 @@ class Reporter:
         append(self.run_dir / "events.jsonl", _line(record), sync=True)
 
     def heartbeat(self, step: int, phase: str) -> None:
-        """Replaces the heartbeat file as a whole. Not synced: it says what happens now, a crash ends its meaning."""
+        """Replaces the heartbeat file as a whole; phase: starting, loading, compiling, step, saving or done.
+
+        Not synced: it says what happens now, a crash ends its meaning.
+        """
         record = {"step": step, "time": time.time(), "phase": phase}
         write_atomic(self._heartbeat, _line(record), sync=False)
 

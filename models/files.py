@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -28,12 +29,21 @@ def append(path: Path, line: bytes, *, sync: bool = False) -> None:
     try:
         written = os.write(descriptor, line)
         if written != len(line):
-            # A full disk takes a part of the line: end it, so that the next one starts on its own.
-            raise OSError(28, "No space left on device", str(path))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         if sync:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def end_last_line(path: Path) -> None:
+    """Ends a last line that a crash or a full disk cut short, so that the next one starts on its own."""
+    try:
+        with path.open("rb+") as file:
+            if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
+                file.write(b"\n")
+    except FileNotFoundError:
+        return
 
 
 def sync_directory(path: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from models.files import append
+from models.files import append, end_last_line
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class MetricsFile:
     def __init__(self, run_dir: Path, rank: int) -> None:
         self.path = run_dir / "metrics" / f"rank-{rank}.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        end_last_line(self.path)
 
     def write(self, metrics: StepMetrics) -> None:
         record = {key: _finite(value) for key, value in asdict(metrics).items()}

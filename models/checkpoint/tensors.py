@@ -68,7 +68,7 @@ def _parts(header: bytes, tensors: dict[str, Source]) -> Iterator[bytes | memory
     yield len(header).to_bytes(8, "little") + header
     for name in sorted(tensors):
         shape, dtype, values = tensors[name]
-        array = np.ascontiguousarray(values())
+        array = np.asarray(values(), order="C")
         if array.shape != shape or array.dtype != dtype:
             raise ValueError(f"{name} is {array.dtype} {array.shape}, announced as {dtype} {shape}")
         yield array.reshape(-1).view(np.uint8).data

@@ -10,6 +10,7 @@ import numpy as np
 
 from models.data.bucket import Shape
 from models.data.decode import read_frames
+from models.data.transforms import resize_crop_to_fill_image, resize_crop_to_fill_video
 
 _Key = tuple[str, int, int, int, bool]
 
@@ -55,11 +56,9 @@ class Frames:
 
 
 def _resize(frame: np.ndarray, shape: Shape, image: bool) -> np.ndarray:
-    from models.data import transforms
-
-    resize = transforms.resize_crop_to_fill_image if image else transforms.resize_crop_to_fill_video
-    resized = np.asarray(resize(frame if image else frame[None], (shape.height, shape.width)), np.float32)
-    return np.ascontiguousarray(resized.reshape(3, shape.height, shape.width))
+    size = (shape.height, shape.width)
+    resized = resize_crop_to_fill_image(frame, size) if image else resize_crop_to_fill_video(frame[None], size)[0]
+    return np.ascontiguousarray(resized)
 
 
 def frame_numbers(total: int, frames: int, interval: int, draw: float) -> np.ndarray:
