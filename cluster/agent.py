@@ -29,6 +29,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:  # only annotations use these, and Python 3.8 could not evaluate them
@@ -1209,7 +1210,7 @@ def verb_unpack(kind: str, digest: str) -> Json:
             os.mkdir(content)
             try:
                 extract(archive, content)
-            except tarfile.TarError as error:
+            except (tarfile.TarError, EOFError, zlib.error) as error:
                 raise AgentError("protocol", "the archive cannot be read", str(error)) from error
         try:
             os.rename(content, target)

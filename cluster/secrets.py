@@ -44,7 +44,7 @@ def read_secret(name: str) -> str:
     if variable in os.environ:
         return os.environ[variable]
     path = config_dir() / "secrets" / name
-    if Path(name).name != name or name.startswith("."):
+    if not name or Path(name).name != name or name.startswith("."):
         raise OstrainError(f"{name!r} is no name for a secret", next_step="use letters, digits and _", exit_code=2)
     try:
         handle = os.open(path, os.O_RDONLY)
