@@ -101,6 +101,8 @@ def _refused(node: str, connection: Any, error: Exception) -> NodeError:
 def _unreachable(node: str, connection: Any, error: Exception) -> NodeError:
     inner = getattr(error, "errors", None)  # NoValidConnectionsError: one error an address
     why = "; ".join(f"{address[0]}: {cause}" for address, cause in inner.items()) if inner else str(error)
+    if why == "No existing session":  # paramiko's words for a handshake that was not over in time
+        why = "something answers there, but it does not speak SSH (no banner in time)"
     return NodeError(
         "unreachable",
         f"cannot reach {_place(connection)}",

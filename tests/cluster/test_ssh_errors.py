@@ -86,7 +86,6 @@ def test_wrong_user_and_wrong_key(bed: Testbed, tmp_path: Path) -> None:
     error = failure(NodeAccess("node-0", user="nobody"))
     assert error.kind == "auth_failed"
     assert "nobody" in error.what and str(bed.home / ".ssh/id_ed25519") in error.why
-    (bed.home / ".ssh" / "config").read_text()
     error = failure(NodeAccess("node-0", identity_file=str(tmp_path / "missing")))
     assert error.kind == "auth_failed" and "does not exist" in error.what
 

@@ -27,6 +27,7 @@ AuthenticationMethods publickey
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin no
+AllowUsers {user}
 UsePAM no
 UseDNS no
 PrintMotd no
@@ -122,7 +123,7 @@ class Testbed:
         make_key(folder / "ssh_host_key", f"node-{number}")
         (folder / "etc" / "testbed_keys").write_text((self.home / ".ssh/id_ed25519.pub").read_text())
         (folder / "boot_id").write_text(Path("/proc/sys/kernel/random/uuid").read_text())
-        config = {"folder": folder, "port": self.port, "address": address, "path": path}
+        config = {"folder": folder, "port": self.port, "address": address, "path": path, "user": USER}
         (folder / "sshd_config").write_text(_SSHD.format(**config))
         write_accounts(folder / "etc")
         name = f"node-{number}"

@@ -22,7 +22,7 @@ def mount(*arguments: str) -> None:
 def mirror(folder: str, keep: Path, additions: dict[str, str]) -> None:
     """Make a folder private: a tmpfs with links to what was there, and ``additions`` (name -> source) in its place."""
     real = keep / folder.strip("/").replace("/", "-")
-    real.mkdir(parents=True)
+    real.mkdir(parents=True, exist_ok=True)  # there from before a reboot, its mounts gone
     mount("--bind", folder, str(real))
     mount("-t", "tmpfs", "-o", "mode=0755", "tmpfs", folder)
     for entry in os.scandir(real):
@@ -50,7 +50,7 @@ def expose(paths: list[str], keep: Path) -> None:
     kept = {}
     for number, path in enumerate(hidden):
         kept[path] = keep / f"exposed-{number}"
-        kept[path].mkdir(parents=True)
+        kept[path].mkdir(parents=True, exist_ok=True)
         mount("--rbind", path, str(kept[path]))
     for above in sorted(set(hidden.values())):
         mount("-t", "tmpfs", "-o", "mode=0755", "tmpfs", above)
