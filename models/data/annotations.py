@@ -46,7 +46,7 @@ def _rows(path: Path, text: str, video_column: str, caption_column: str) -> list
             if not fields:
                 continue
             if len(fields) <= max(columns) or not fields[columns[0]].strip():
-                what = "row names no video" if len(fields) > columns[0] else "row has too few columns"
+                what = "row names no video" if len(fields) > max(columns) else "row has too few columns"
                 raise _bad(path, what, "complete or remove the row", f"{len(fields)} of {len(header)} columns", line)
             rows.append(Row(fields[columns[0]].strip(), fields[columns[1]], line))
     except csv.Error as error:
