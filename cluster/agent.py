@@ -262,6 +262,17 @@ class RunDir:
         numbers = [name.rpartition("-")[2] for name in names]
         return max([int(number) for number in numbers if number.isdigit()], default=0)
 
+    def insist(self, name: str, value: Json) -> None:
+        """Write a file even when the disk is full, by giving up the ballast for it. A run must end all the same."""
+        for _ in range(2):
+            try:
+                write_json(self.at(name), value)
+                return
+            except OSError as error:
+                talk(f"{name} not written: {error}")
+                with contextlib.suppress(OSError):
+                    os.unlink(self.at("agent/ballast"))
+
     def event(self, attempt: int, event: str, **more: Any) -> None:
         line = json.dumps({"time": time.time(), "node": self.node, "attempt": attempt, "event": event, **more})
         try:
@@ -453,17 +464,9 @@ class Agent:
         self.record.update(self.identity)
 
     def save(self, **changes: Any) -> None:
-        """Write state.json; on a full disk give up the ballast for it."""
+        """Write state.json."""
         self.record.update(changes)
-        for last in (False, True):
-            try:
-                write_json(self.run.at("agent/state.json"), self.record)
-                return
-            except OSError as error:
-                talk(f"state not written: {error}")
-                if not last:
-                    with contextlib.suppress(OSError):
-                        os.unlink(self.run.at("agent/ballast"))
+        self.run.insist("agent/state.json", self.record)
 
     def launch(self) -> None:
         """Start the launcher. Raises AgentError when it cannot be executed."""
@@ -583,8 +586,8 @@ class Agent:
             workers, fault = self.look()
             cancel = self.run.cancel()
             if cancel is not None:
-                reason = str(cancel.get("reason") or "cancelled")
-                return ("CANCELLED" if reason == "cancelled" else "FAILED"), reason, None
+                verdict = cancelled_state(str(cancel.get("reason") or "cancelled"))
+                return verdict["state"], verdict["reason"], None
             if self.terminated:
                 told = message("the agent was asked to end (SIGTERM)")
                 fault = describe_fault(self.run, self.attempt, "agent_lost", "agent.log", message=told)
@@ -830,12 +833,8 @@ def verb_worker(command: list[str]) -> int:
     record.update(started=time.time(), ended=None, exit_code=None, signal=None)
 
     def save() -> None:
-        try:
-            if run_dir:
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                write_json(path, record)
-        except OSError as error:  # the exit code still reaches the launcher, and through it the agent
-            talk(f"record of {name} not written: {error}")
+        if run_dir:
+            write_record(path, record)
 
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     record["pid"] = child = spawn_worker(command)
@@ -850,6 +849,20 @@ def verb_worker(command: list[str]) -> int:
         record["exit_code"] = os.WEXITSTATUS(status)
     save()
     return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def write_record(path: str, record: Json) -> None:
+    """Write a worker's record. Its length never changes: when the disk is full the end fits where the start stood."""
+    data = json.dumps(record).ljust(1023).encode() + b"\n"
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        write_file(path, data)
+    except OSError as error:
+        talk(f"{path} not replaced: {error}")
+        with contextlib.suppress(OSError):  # the exit code still reaches the launcher, and through it the agent
+            handle = os.open(path, os.O_WRONLY)
+            os.pwrite(handle, data, 0)
+            os.close(handle)
 
 
 def wait_for(child: int, agent_lives: Callable[[], bool]) -> int:
@@ -915,8 +928,16 @@ def read_heartbeats(run: RunDir) -> Json:
     return beats
 
 
+def cancelled_state(reason: str) -> Json:
+    """A run ended on purpose: CANCELLED when a person wanted it, else FAILED with the reason given."""
+    return {"state": "CANCELLED" if reason == "cancelled" else "FAILED", "reason": reason}
+
+
 def lost(run: RunDir, state: Json, attempt: int) -> Json:
     """What a state record that still says RUNNING means when its agent is gone."""
+    cancel = run.cancel()
+    if cancel is not None and not state.get("fault"):  # the agent died of it, or before it could say so
+        return {**cancelled_state(str(cancel.get("reason") or "cancelled")), "fault": None}
     rebooted = bool(state.get("boot_id")) and state.get("boot_id") != boot_id()
     reason = "node_rebooted" if rebooted else "agent_lost"
     fault = state.get("fault")
@@ -1096,8 +1117,8 @@ def verb_stop(run_dir: str) -> Json:
     grace, reason = float(request.get("grace", 10.0)), str(request.get("reason") or "cancelled")
     os.makedirs(run.at("agent"), exist_ok=True)
     identity = run.agent()
-    if same_boot_alive(identity) or run.state().get("state", "NONE") not in FINAL:
-        write_json(run.at("agent/cancel"), {"time": time.time(), "reason": reason, "grace": grace})
+    if status(run_dir)["state"] not in FINAL:
+        run.insist("agent/cancel", {"time": time.time(), "reason": reason, "grace": grace})
     reports = []
     if identity and same_boot_alive(identity):
         reports.append(end_by_agent(run, identity, grace + KILL_BOUND + 3.0))
@@ -1105,12 +1126,12 @@ def verb_stop(run_dir: str) -> Json:
     reports.append(Ending(run, run.attempt(), None).run_to_end(grace))  # what a dead agent left behind
     state = run.state()
     if state.get("state", "NONE") not in FINAL:
-        word = "CANCELLED" if reason == "cancelled" else "FAILED"
-        reason = "survivors" if reports[-1]["survivors"] and word == "CANCELLED" else reason
-        state = {"run_id": run.run_id, "node": run.node, "attempt": run.attempt(), "fault": None, **state}
-        state.update(state=word, reason=reason, ended=time.time())
-        run.event(state["attempt"], "ended", state=word, reason=reason)
-        write_json(run.at("agent/state.json"), state)
+        state = {"run_id": run.run_id, "node": run.node, "attempt": run.attempt(), **state}
+        state.update(lost(run, state, state["attempt"]), ended=time.time())
+        if reports[-1]["survivors"] and state["state"] == "CANCELLED":
+            state["reason"] = "survivors"
+        run.event(state["attempt"], "ended", state=state["state"], reason=state["reason"])
+        run.insist("agent/state.json", state)
     killed = {(entry["pid"], entry["signal"]): entry for report in reports for entry in report.get("killed", [])}
     return {"killed": list(killed.values()), "survivors": reports[-1]["survivors"], "state": state["state"]}
 

@@ -107,9 +107,8 @@ class AgentClient:
 
     def call(self, verb: str, *arguments: str, input: Input | dict[str, Any] = b"", timeout: float) -> dict[str, Any]:
         """The JSON answer of a verb; its error as NodeError."""
-        _, agent = self._install(timeout)
         data = json.dumps(input).encode() if isinstance(input, dict) else input
-        result = self.transport.run([self._python, agent, verb, *arguments], data, timeout=timeout)
+        result = self._run(verb, arguments, data, timeout)
         try:
             answer = json.loads(last_line(result.stdout))
         except ValueError:
@@ -120,6 +119,18 @@ class AgentClient:
         if "error" in answer:
             raise self.as_error(answer["error"])
         return answer
+
+    def _run(self, verb: str, arguments: tuple[str, ...], data: Input, timeout: float) -> Result:
+        _, agent = self._install(timeout)
+        result = self.transport.run([self._python, agent, verb, *arguments], data, timeout=timeout)
+        if result.returncode == 2 and b"can't open file" in result.stderr:  # somebody tidied up: send it again
+            with self._lock:
+                self._found = None
+            _, agent = self._install(timeout)
+            if not isinstance(data, bytes):
+                data.seek(0)
+            result = self.transport.run([self._python, agent, verb, *arguments], data, timeout=timeout)
+        return result
 
     def as_error(self, info: dict[str, str]) -> NodeError:
         """A structured error of the agent."""

@@ -129,6 +129,8 @@ def test_a_dead_agents_leftovers_are_swept(site: LocalSite) -> None:
     assert any(lives(pid) for pid in pids), "else there is nothing to sweep"
     report = good(site.backend.stop(run, grace=1.0))["node-0"]
     assert report["survivors"] == [] and not any(lives(pid) for pid in pids)
+    assert report["state"] == "FAILED", "it had failed before it was cancelled"
+    assert good(site.backend.poll(run))["node-0"]["reason"] == "agent_lost"
 
 
 def test_a_run_that_ended_keeps_its_state(site: LocalSite) -> None:

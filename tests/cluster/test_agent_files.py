@@ -20,7 +20,7 @@ from cluster import agent
 from cluster.backend import NodeError
 from cluster.bundle import AGENT
 from tests.cluster.conftest import LocalSite
-from tests.cluster.toys import good, wait_state
+from tests.cluster.toys import good, wait_state, wait_until
 
 
 class AgentFile:
@@ -215,6 +215,7 @@ def ended(site: LocalSite) -> Path:
     )
     run = site.start(worker)
     wait_state(site.backend, run, "FAILED")
+    wait_until(lambda: not agent.status(str(site.run_dir(run)))["agent"]["alive"])
     return site.run_dir(run)
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -236,3 +241,51 @@ def test_the_scheduler_is_no_worker_but_its_death_is_a_fault(site: LocalSite) ->
     status = wait_state(site.backend, run, "FAILED", bound=5)
     assert status["reason"] == "launcher_killed"
     assert (status["fault"]["rank"], status["fault"]["message"]["what"]) == (None, "the scheduler ended")
+
+
+def test_the_agent_runs_on_python_3_8_with_nothing_installed() -> None:
+    source = Path(agent.__file__).read_text()
+    tree = ast.parse(source, feature_version=(3, 8))
+    imported = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    imported |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    assert {name.partition(".")[0] for name in imported} <= set(sys.stdlib_module_names)
+    too_new = {"removeprefix", "removesuffix", "pidfd_open", "waitstatus_to_exitcode"}
+    assert not too_new & {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+
+
+@pytest.fixture
+def small_disk(site: LocalSite) -> Iterator[Path]:
+    """A root on a file system of 2 MB."""
+    site.root.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(site.root)], check=True, timeout=10)
+    yield site.root
+    site.close()
+    site.runs.clear()
+    subprocess.run(["umount", "-l", str(site.root)], check=True, timeout=10)
+
+
+FILL = (
+    "import os, sys, time\n"
+    "try:\n"
+    "    with open('big', 'wb', buffering=0) as file:\n"
+    "        while True: file.write(bytes(4096))\n"
+    "except OSError:\n"
+    "    pass\n"
+)
+
+
+@pytest.mark.nodes
+def test_a_full_disk_still_ends_in_the_right_state(site: LocalSite, small_disk: Path) -> None:
+    run = site.start(FILL + "sys.exit(67)")
+    status = wait_state(site.backend, run, "FAILED")
+    assert (status["reason"], status["fault"]["exit_code"]) == ("disk_full", 67)
+    assert not environ_tags("OSTRAIN_RUN=run-1")
+
+
+@pytest.mark.nodes
+def test_cancel_works_on_a_full_disk(site: LocalSite, small_disk: Path) -> None:
+    run = site.start(FILL + "time.sleep(300)")
+    wait_until(lambda: os.statvfs(small_disk).f_bavail == 0)
+    report = good(site.backend.stop(run, grace=1.0))["node-0"]
+    assert (report["state"], report["survivors"]) == ("CANCELLED", [])
+    assert good(site.backend.poll(run))["node-0"]["state"] == "CANCELLED"

@@ -166,3 +166,11 @@ def test_a_taken_port_is_found(site: LocalSite) -> None:
         answer = site.backend.probe(site.run(plan={"master_port": port}).plan)["node-0"]
     assert isinstance(answer, NodeError) and answer.kind == "port_taken" and str(port) in answer.what
     assert good(site.backend.probe(site.run(plan={"master_port": port}).plan))["node-0"]["port"] == port
+
+
+def test_an_agent_file_that_vanished_is_sent_again(site: LocalSite) -> None:
+    run = site.run()
+    good(site.backend.probe(run.plan))
+    for path in (site.root / "bin").iterdir():
+        path.unlink()
+    assert good(site.backend.probe(run.plan))
