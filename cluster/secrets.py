@@ -17,7 +17,7 @@ def variable_of(name: str) -> str:
     return "OSTRAIN_SECRET_" + re.sub(r"[^A-Za-z0-9]", "_", name).upper()
 
 
-def resolve(wanted: Mapping[str, str]) -> dict[str, str]:
+def resolve_secrets(wanted: Mapping[str, str]) -> dict[str, str]:
     """Values for ``{environment variable: secret name}``; OstrainError naming every one that cannot be had."""
     values: dict[str, str] = {}
     problems: list[OstrainError] = []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.secrets import resolve, variable_of
+from cluster.secrets import resolve_secrets, variable_of
 from ostrain.errors import OstrainError
 
 
@@ -21,13 +21,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert variable_of("hf-token.v2") == "OSTRAIN_SECRET_HF_TOKEN_V2"
     monkeypatch.setenv("OSTRAIN_SECRET_HF_TOKEN", "a b\n")
-    assert resolve({"HF_TOKEN": "hf_token"}) == {"HF_TOKEN": "a b\n"}
+    assert resolve_secrets({"HF_TOKEN": "hf_token"}) == {"HF_TOKEN": "a b\n"}
 
 
 def test_from_a_private_file(folder: Path) -> None:
     (folder / "hf_token").write_text("a b \n\n")
     (folder / "hf_token").chmod(0o600)
-    assert resolve({"X": "hf_token"}) == {"X": "a b \n"}
+    assert resolve_secrets({"X": "hf_token"}) == {"X": "a b \n"}
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660])
@@ -35,13 +35,13 @@ def test_a_file_others_can_read_is_refused(folder: Path, mode: int) -> None:
     (folder / "hf_token").write_text("value")
     (folder / "hf_token").chmod(mode)
     with pytest.raises(OstrainError, match="readable by others") as caught:
-        resolve({"X": "hf_token"})
+        resolve_secrets({"X": "hf_token"})
     assert "chmod 600" in caught.value.next_step and "value" not in str(caught.value)
 
 
 def test_every_missing_secret_is_named() -> None:
     with pytest.raises(OstrainError) as caught:
-        resolve({"X": "one", "Y": "two"})
+        resolve_secrets({"X": "one", "Y": "two"})
     text = str(caught.value)
     assert "no secret one" in text and "no secret two" in text and "OSTRAIN_SECRET_TWO" in text
     assert caught.value.exit_code == 2
@@ -50,4 +50,4 @@ def test_every_missing_secret_is_named() -> None:
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", ".hidden", ""])
 def test_a_name_is_no_path(name: str) -> None:
     with pytest.raises(OstrainError, match="no name for a secret"):
-        resolve({"X": name})
+        resolve_secrets({"X": name})
