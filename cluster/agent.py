@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # only annotations use these, and Python 3.8 could not evalua
 
 POLL = 0.2  # seconds between two looks at the workers
 STRAY_POLL = 2.0  # seconds between two looks for descendants that dropped the tag
+RECORD_TIME = 0.3  # seconds wrappers and launcher have to themselves after the workers' end
 KILL_BOUND = 5.0  # seconds SIGKILL may take before a process counts as a survivor
 TICK = 2.0  # seconds between two ticks of a follow stream
 CHUNK = 64 << 10
@@ -415,23 +416,30 @@ class Ending:
             self.sent.setdefault(key, report)["signal"] = name
             os.kill(process.pid, signal.SIGCONT)
 
+    def signal_all(self, alive: dict[int, Process], held: set[int], number: int) -> None:
+        for process in alive.values():
+            if process.pid not in held:
+                self.send(process, number)
+            elif process.state in "Tt":
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(process.pid, signal.SIGCONT)
+
     def run_to_end(self, grace: float, between: Callable[[], None] = lambda: None) -> Json:
         """``killed`` and ``survivors``. ``between`` is called often (an agent reaps there)."""
-        start = time.monotonic()
+        end = time.monotonic() + grace
+        alone: float | None = None
         while True:
             between()
             alive, now = self.alive(), time.monotonic()
-            if not alive or now > start + grace + KILL_BOUND:
+            if not alive or now > end + KILL_BOUND:
                 break
-            held = self.held_back(alive) if now < start + grace else set()
-            for process in alive.values():
-                if now >= start + grace:
-                    self.send(process, signal.SIGKILL)
-                elif process.pid not in held or held == set(alive):
-                    self.send(process, signal.SIGTERM)
-                elif process.state in "Tt":
-                    with contextlib.suppress(ProcessLookupError, PermissionError):
-                        os.kill(process.pid, signal.SIGCONT)
+            held = self.held_back(alive)
+            if alone is None and held == set(alive):
+                alone = now
+            # Left alone, a wrapper still has an end to record; a launcher that dies first takes it along.
+            if now > min(end, alone or end) + RECORD_TIME:
+                held = set()
+            self.signal_all(alive, held, signal.SIGKILL if now >= end else signal.SIGTERM)
             time.sleep(0.05)
         survivors = [{"pid": p.pid, "state": p.state, "command": command_of(p.pid)} for p in alive.values()]
         left = {process.pid for process in alive.values()}
@@ -839,7 +847,7 @@ def verb_worker(command: list[str]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     record["pid"] = child = spawn_worker(command)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda number, _frame: os.kill(child, number))
+        signal.signal(number, lambda number, _frame: pass_on(child, number))
     save()
     status = wait_for(child, watched_agent())
     record["ended"] = time.time()
@@ -849,6 +857,11 @@ def verb_worker(command: list[str]) -> int:
         record["exit_code"] = os.WEXITSTATUS(status)
     save()
     return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def pass_on(child: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.kill(child, number)
 
 
 def write_record(path: str, record: Json) -> None:
