@@ -137,6 +137,14 @@ _TABLE = (
         "ostrain resume RUN",
     ),
     Reason(
+        "superseded",
+        State.FAILED,
+        ExitCode.RUN_FAILED,
+        True,
+        "ended here to make way for the next attempt",
+        "see the first fault",
+    ),
+    Reason(
         "start_failed",
         State.FAILED,
         ExitCode.RUN_FAILED,
