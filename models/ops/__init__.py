@@ -46,10 +46,19 @@ def device_target() -> str:
     return str(ms.get_context("device_target"))
 
 
+def _backend() -> Any:
+    if device_target() == "Ascend":
+        return importlib.import_module("models.ops.ascend")
+    # Kernels take microseconds here; handing each to another thread costs more than running it, several times more
+    # where cores are shared with other workers.
+    ms.runtime.launch_blocking()
+    return importlib.import_module("models.ops.cpu")
+
+
 def __getattr__(name: str) -> Any:
     if name not in OPERATORS:
         raise AttributeError(f"module {__name__!r} has no operator {name!r}")
-    backend = importlib.import_module("models.ops.ascend" if device_target() == "Ascend" else "models.ops.cpu")
+    backend = _backend()
     for operator in OPERATORS:
         globals()[operator] = getattr(backend, operator)
     return globals()[name]

@@ -5,13 +5,28 @@ from __future__ import annotations
 import math
 
 import mindspore as ms
-from mindspore import Parameter, Tensor
+from mindspore import Tensor, nn
 from mindspore import ops as P
+
+from models.ops.common import adamw_update, gate_add, lerp_update, modulate, sum_of_squares
+
+__all__ = [
+    "adamw_update",
+    "attention",
+    "gate_add",
+    "gelu",
+    "lerp_update",
+    "linear",
+    "modulate",
+    "norm_modulate",
+    "rms_norm",
+    "silu",
+    "sum_of_squares",
+]
 
 _GELU_LINEAR = 2.0 * math.sqrt(2.0 / math.pi)
 _GELU_CUBIC = 0.044715 * _GELU_LINEAR
-
-AdamWConstants = tuple[float, float, float, float]
+_GELU_CUBIC3 = 3.0 * _GELU_CUBIC
 
 _matmul_tb = P.MatMul(transpose_b=True)
 _layer_norm = P.LayerNorm(-1, -1, 1e-6)
@@ -35,14 +50,6 @@ def norm_modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return modulate(normed, shift, scale)
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return x * (1 + scale) + shift
-
-
-def gate_add(residual: Tensor, gate: Tensor, x: Tensor) -> Tensor:
-    return residual + gate * x
-
-
 def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
     """x / sqrt(mean(x**2) + eps) * weight over the last axis (Zhang & Sennrich 2019)."""
     wide = x.astype(ms.float32)
@@ -50,9 +57,31 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
     return normed.astype(x.dtype) * weight.astype(x.dtype)
 
 
+class _Gelu(nn.Cell):
+    """x * sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)): the tanh approximation, written with one exponential.
+
+    The float32 kernels of exp, sigmoid and tanh here are off by several units in the last place, expm1 is not.
+    """
+
+    def _sigmoid(self, x: Tensor, squared: Tensor) -> Tensor:
+        return 1.0 / (2.0 + P.expm1(x * (squared * -_GELU_CUBIC - _GELU_LINEAR)))
+
+    def construct(self, x: Tensor) -> Tensor:
+        return x * self._sigmoid(x, x * x)
+
+    def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
+        squared = x * x
+        weight = self._sigmoid(x, squared)
+        slope = (x - out) * (squared * _GELU_CUBIC3 + _GELU_LINEAR) + 1.0
+        return (dout * weight * slope,)
+
+
+_gelu = _Gelu()
+
+
 def gelu(x: Tensor) -> Tensor:
-    """0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), written as x * sigmoid(2 ...): the same, and cheaper here."""
-    return x * P.sigmoid(x * (_GELU_LINEAR + _GELU_CUBIC * (x * x)))
+    """GELU, tanh approximation (Hendrycks & Gimpel 2016)."""
+    return _gelu(x)
 
 
 def silu(x: Tensor) -> Tensor:
@@ -65,36 +94,11 @@ def silu(x: Tensor) -> Tensor:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """softmax(scale q k^T + bias) v, softmax in float32. q [B, h, N, d], k and v [B, h, M, d] -> [B, h, N, d]."""
+    """softmax(scale q k^T + bias) v. q [B, h, N, d], k and v [B, h, M, d] -> [B, h, N, d].
+
+    The softmax runs in float64: in float32 its exponential is several units off (see :class:`_Gelu`).
+    """
     scores = _bmm_tb(q * scale, k).astype(ms.float32)
     if bias is not None:
         scores = scores + bias
-    return _bmm(_softmax(scores).astype(q.dtype), v)
-
-
-def sum_of_squares(x: Tensor) -> Tensor:
-    wide = x.astype(ms.float32)
-    return (wide * wide).sum()
-
-
-def adamw_update(
-    param: Parameter, exp_avg: Parameter, exp_avg_sq: Parameter, grad: Tensor, hyper: Tensor, betas: AdamWConstants
-) -> None:
-    """One step of one parameter, in place (Loshchilov & Hutter 2019; arithmetic of torch.optim.AdamW).
-
-    hyper float32 [3]: 1 - lr * weight_decay, lr / (1 - beta1**n), sqrt(1 - beta2**n).
-    betas: (1 - beta1, beta2, 1 - beta2, eps). Subtractions of Python numbers inside a compiled graph happen in
-    float32, where 1 - 0.999 is off by 1e-5 of itself: constants are worked out by the caller.
-    """
-    grad = grad.astype(ms.float32)
-    average = exp_avg + (grad - exp_avg) * betas[0]
-    square = exp_avg_sq * betas[1] + (grad * grad) * betas[2]
-    update = average / (P.sqrt(square) / hyper[2] + betas[3])
-    P.assign(exp_avg, average)
-    P.assign(exp_avg_sq, square)
-    P.assign(param, (param * hyper[0] - update * hyper[1]).astype(param.dtype))
-
-
-def lerp_update(target: Parameter, value: Tensor, decay: float, complement: float) -> None:
-    """target = decay * target + complement * value, with complement = 1 - decay worked out by the caller."""
-    P.assign(target, target * decay + value.astype(target.dtype) * complement)
+    return _bmm(_softmax(scores.astype(ms.float64)).astype(q.dtype), v)

@@ -38,7 +38,7 @@ class AdamW(nn.Cell):
         self._update = ops.adamw_update
 
     def advance(self, lr: float) -> Tensor:
-        """Counts one step and returns its factors, float32 [3]: see :func:`models.ops.cpu.adamw_update`."""
+        """Counts one step and returns its factors, float32 [3]: see :func:`models.ops.common.adamw_update`."""
         self.count += 1
         correction1 = 1.0 - self.betas[0] ** self.count
         correction2 = 1.0 - self.betas[1] ** self.count
