@@ -14,15 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ostrain.errors import OstrainError
+from ostrain.paths import cache_dir
 
 AGENT = Path(__file__).with_name("agent.py")
 _SKIPPED = frozenset({"__pycache__", ".git", ".DS_Store"})
-
-
-def cache_dir() -> Path:
-    """``$XDG_CACHE_HOME/ostrain``."""
-    value = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(value) if value.startswith("/") else Path.home() / ".cache") / "ostrain"
 
 
 def hash_file(path: Path) -> str:

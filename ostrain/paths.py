@@ -20,3 +20,8 @@ def state_dir() -> Path:
 def config_dir() -> Path:
     """Inventories (``clusters/``) and secrets (``secrets/``)."""
     return _base("XDG_CONFIG_HOME", ".config") / "ostrain"
+
+
+def cache_dir() -> Path:
+    """Archives of code and files, made again whenever they are missing."""
+    return _base("XDG_CACHE_HOME", ".cache") / "ostrain"

@@ -67,12 +67,21 @@ class RunStatus:
         )
 
 
+# What a node would say of a run that it does not have.
+_NEVER_STAGED: dict[str, Any] = {
+    "attempt": 0, "state": "NONE", "reason": "preparing", "agent": {"alive": False, "pid": None}, "fault": None,
+    "workers": [], "progress": None, "checkpoints": [], "heartbeat": {},
+}  # fmt: skip
+
+
 def derive(run: Run, answers: PerNode[dict[str, Any]], now: float) -> RunStatus:
     """One status from the nodes' answers. A node that still tells of an earlier attempt has not begun this one."""
     nodes: dict[str, Any] = {}
     unreachable: dict[str, str] = {}
     for name, answer in answers.items():
-        if isinstance(answer, NodeError):
+        if isinstance(answer, NodeError) and answer.kind == "no_run":
+            nodes[name] = dict(_NEVER_STAGED, node=name, time=now)
+        elif isinstance(answer, NodeError):
             unreachable[name] = answer.what
         else:
             nodes[name] = answer
@@ -112,7 +121,7 @@ def _decide(
     if owner_alive(run.owner):
         return State.PREPARING, "preparing", None
     # A node never began this attempt and nobody is left who would start it.
-    missing = "the submitting client ended before every node had started"
+    missing = "the submitting client ended before every node had started, or a run directory was deleted since"
     return (
         State.FAILED,
         "start_failed",

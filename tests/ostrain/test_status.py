@@ -86,7 +86,10 @@ def test_a_start_that_nobody_finishes_has_failed(tmp_path: Path) -> None:
     made = Store(tmp_path / "s.db").add(plan(nodes=2), "", "")
     none = {"n0": answer("NONE", attempt=0), "n1": answer("NONE", attempt=0)}
     assert derive(made, none, NOW).state is State.PREPARING, "its client is alive"
+    gone = NodeError("no_run", "no run here", node="n1")
+    assert derive(made, {"n0": gone, "n1": gone}, NOW).state is State.PREPARING
     orphan = replace(made, owner="1:1")
+    assert derive(orphan, {"n0": gone, "n1": gone}, NOW).settled, "its files never came, or are gone"
     told = derive(orphan, none, NOW)
     assert (told.state, told.reason, told.settled) == (State.FAILED, "start_failed", True)
 
