@@ -91,7 +91,8 @@ def test_buckets_masks_and_a_damaged_clip(tmp_path: Path) -> None:
         steps=6,
         jit="off",
         data={"image_size": None, "bucket_config": {"144p": {8: [1.0, 1]}}},
-        mask_ratios={"random": 1.0},
+        model={"patch_size": [1, 16, 16]},
+        mask_ratios={"random": 0.7},
     )
     for number in range(4):
         make_clip(folder / "clips" / f"clip{number}.mp4", 12, size=(144, 256) if number else (256, 144), seed=number)
