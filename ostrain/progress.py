@@ -7,12 +7,20 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from ostrain.talk import say
-from ostrain.watch import Event, News, Notice, Step
+from ostrain.watch import Event, News, Notice, Phase, Step
 
 # Events worth a line; the rest is in events.jsonl.
 _TOLD = {
-    "attempt_started", "clip_skipped", "checkpoint_saved", "resumed", "step_skipped", "first_fault", "train_finished",
+    "clip_skipped", "checkpoint_saved", "resumed", "train_finished",
 }  # fmt: skip
+
+_HIDDEN = {"time", "node", "attempt", "event", "tail", "message", "rank", "agent", "launcher"}
+# What a wait is for; other phases show themselves.
+_PHASES = {
+    "starting": "starting MindSpore",
+    "loading": "looking at the clips",
+    "compiling": "compiling the training step; this takes a while, once for each shape",
+}
 
 
 class Progress(Protocol):
@@ -33,9 +41,9 @@ def event_text(event: Event) -> str | None:
     name = str(record.get("event"))
     if name not in _TOLD:
         return None
-    hidden = {"time", "node", "attempt", "event", "tail", "message"}
+    hidden = _HIDDEN | ({"path"} if name == "checkpoint_saved" else set())
     details = " ".join(
-        f"{key}={_short(value)}" for key, value in record.items() if key not in hidden and value is not None
+        f"{key}={_short(value)}" for key, value in record.items() if key not in hidden and value not in (None, [])
     )
     return f"{event.node}: {name.replace('_', ' ')} {details}".rstrip()
 
@@ -74,6 +82,9 @@ class PlainProgress:
             if due or news.record["step"] in (1, self._steps) or news.record["step"] % self._every == 0:
                 self._told = time.monotonic()
                 say(step_text(news.record, self._steps))
+        elif isinstance(news, Phase):
+            if news.name in _PHASES:
+                say(_PHASES[news.name])
         elif isinstance(news, Notice):
             say(news.text)
         elif text := event_text(news):
@@ -89,7 +100,7 @@ class BarProgress:
         from rich.progress import Progress as RichProgress
 
         self._bar = RichProgress(
-            TextColumn("[bold]training"),
+            TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}  {task.fields[pace]} s/step"),
@@ -97,7 +108,7 @@ class BarProgress:
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
-        self._task = self._bar.add_task("training", total=steps, loss="-", pace="-")
+        self._task = self._bar.add_task("starting", total=steps, loss="-", pace="-")
 
     def __enter__(self) -> BarProgress:
         self._bar.start()
@@ -112,7 +123,9 @@ class BarProgress:
         if isinstance(news, Step):
             record = news.record
             loss, pace = f"{record['loss']:.4f}", f"{record['seconds']:.2f}"
-            self._bar.update(self._task, completed=record["step"], loss=loss, pace=pace)
+            self._bar.update(self._task, description="training", completed=record["step"], loss=loss, pace=pace)
+        elif isinstance(news, Phase):
+            self._bar.update(self._task, description={"step": "training"}.get(news.name, news.name))
         elif isinstance(news, Notice):
             self._bar.console.print(news.text, markup=False, highlight=False)
         elif text := event_text(news):

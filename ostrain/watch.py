@@ -42,7 +42,14 @@ class Notice:
     text: str
 
 
-News = Step | Event | Notice
+@dataclass(frozen=True)
+class Phase:
+    """What the run's first worker is at: starting, loading, compiling, step, saving, done (its heartbeat)."""
+
+    name: str
+
+
+News = Step | Event | Notice | Phase
 
 
 def watch(store: Store, backend: Backend, run: Run) -> Iterator[News]:
@@ -50,8 +57,11 @@ def watch(store: Store, backend: Backend, run: Run) -> Iterator[News]:
     they could only wait for it."""
     ref = RunRef(run.run_id, run.plan)
     assembler = LineAssembler()
-    stopping = False
+    stopping, phase = False, ""
     for item in backend.follow(ref, {}, PATTERNS):
+        if isinstance(item, NodeNews) and (now := _phase(item, run.attempt)) not in ("", phase):
+            phase = now
+            yield Phase(phase)
         if isinstance(item, Chunk):
             yield from _lines(assembler, item)
         elif isinstance(item, FollowLost):
@@ -67,6 +77,12 @@ def watch(store: Store, backend: Backend, run: Run) -> Iterator[News]:
 
 def _failed(news: NodeNews, attempt: int) -> bool:
     return news.status.get("state") == State.FAILED.value and news.status.get("attempt") == attempt
+
+
+def _phase(news: NodeNews, attempt: int) -> str:
+    """The phase of rank 0, or "" on a node that does not have it."""
+    beat = (news.status.get("heartbeat") or {}).get("0") or {}
+    return str(beat.get("phase", "")) if news.status.get("attempt") == attempt else ""
 
 
 def _lines(assembler: LineAssembler, chunk: Chunk) -> Iterator[News]:
