@@ -13,7 +13,6 @@ from typing import Any, TextIO
 from models.files import append, write_atomic
 
 
-
 class Log:
     """Lines ``2026-01-02T03:04:05.678Z INFO …`` in UTC, flushed one by one."""
 

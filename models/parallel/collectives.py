@@ -17,6 +17,7 @@ from mindspore.communication import get_group_size, get_rank, init
 from models.exits import BAD_CONFIG, PayloadError
 from models.parallel.world import World, host_threads, is_scheduler, launched
 
+
 def start(max_device_memory: int | None = None) -> World:
     """Chooses the device and joins the other ranks. Call once, before the first tensor."""
     device = "Ascend" if ms.get_context("device_target") == "Ascend" else "CPU"
