@@ -47,7 +47,7 @@ def shift_timesteps(
 
 @dataclass(frozen=True)
 class SampleStep:
-    """What one sampling step saw and did: t [B], network input [B, ...], velocities [2B, ...], x_mask [B, T] or None."""
+    """What one sampling step saw and did: t [B], network input [B, ...], velocity [2B, ...], x_mask [B, T] or None."""
 
     index: int
     t: np.ndarray

@@ -1,4 +1,4 @@
-"""Embeddings of timesteps, sizes, captions, patches and positions. Upstream: opensora/models/layers/blocks.py (v1.2)."""
+"""Embeddings of timesteps, sizes, captions, patches and positions. Upstream: opensora/models/layers/blocks.py, v1.2."""
 
 from __future__ import annotations
 

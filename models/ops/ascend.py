@@ -51,7 +51,7 @@ def silu(x: Tensor) -> Tensor:
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     """softmax(scale q k^T + bias) v. Half precision takes the fused kernel, float32 the composition.
 
-    The fused kernel wants a boolean mask, True = hidden, of every query: ``bias`` holds only 0 and very negative numbers.
+    The fused kernel wants a boolean mask, True = hidden, for every query: ``bias`` is 0 or very negative.
     """
     if q.dtype == ms.float32:
         scores = mint.matmul(q * scale, k.transpose(0, 1, 3, 2))

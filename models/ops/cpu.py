@@ -63,17 +63,14 @@ class _Gelu(nn.Cell):
     The float32 kernels of exp, sigmoid and tanh here are off by several units in the last place, expm1 is not.
     """
 
-    def _sigmoid(self, x: Tensor, squared: Tensor) -> Tensor:
-        return 1.0 / (2.0 + P.expm1(x * (squared * -_GELU_CUBIC - _GELU_LINEAR)))
-
     def construct(self, x: Tensor) -> Tensor:
-        return x * self._sigmoid(x, x * x)
+        return x / (2.0 + P.expm1(x * (x * x * -_GELU_CUBIC - _GELU_LINEAR)))
 
     def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
         squared = x * x
-        weight = self._sigmoid(x, squared)
-        slope = (x - out) * (squared * _GELU_CUBIC3 + _GELU_LINEAR) + 1.0
-        return (dout * weight * slope,)
+        z = x * (squared * _GELU_CUBIC + _GELU_LINEAR)
+        above, below = 1.0 / (2.0 + P.expm1(-z)), 1.0 / (2.0 + P.expm1(z))  # sigmoid(z) and 1 - sigmoid(z)
+        return (dout * above * (x * below * (squared * _GELU_CUBIC3 + _GELU_LINEAR) + 1.0),)
 
 
 _gelu = _Gelu()

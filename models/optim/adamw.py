@@ -63,7 +63,7 @@ class AdamW(nn.Cell):
         return state
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
-        """Restores what :meth:`state_dict` gave, bit for bit. PayloadError names what is missing, extra or misshapen."""
+        """Restores what :meth:`state_dict` gave, bit for bit. PayloadError names what does not fit."""
         slots = {param.name: param for param in (*self.exp_avg, *self.exp_avg_sq)}
         wrong = sorted((set(slots) | {"step"}) ^ set(state))
         wrong += [name for name, slot in slots.items() if name in state and tuple(state[name].shape) != slot.shape]

@@ -42,7 +42,7 @@ class EMA(nn.Cell):
         return {name: value.asnumpy().copy() for name, value in zip(self.names, self.averages, strict=True)}
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
-        """Restores averages bit for bit; names beyond the trainable ones are ignored. PayloadError if one is missing."""
+        """Restores averages bit for bit; other names are ignored. PayloadError if one is missing."""
         slots = dict(zip(self.names, self.averages, strict=True))
         wrong = [name for name, slot in slots.items() if name not in state or tuple(state[name].shape) != slot.shape]
         if wrong:

@@ -38,7 +38,7 @@ def uniform(shape: tuple[int, ...], bound: float, generator: np.random.Generator
 
 def initialize(model: nn.Cell, seed: int) -> None:
     """Fills every parameter of an STDiT3; independent of MindSpore's global seed and of the order of parameters."""
-    values = {name: param for name, param in model.parameters_and_names()}
+    values = dict(model.parameters_and_names())
     fan_in = math.prod(values["x_embedder.proj.weight"].shape[1:])
     for name, param in values.items():
         generator = stream(seed, "initial weights", name)

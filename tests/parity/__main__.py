@@ -45,7 +45,7 @@ def run_case(path: Path) -> dict[str, Any]:
         raise CaseError("no recorded outputs")
     runner = importlib.import_module(f"tests.parity.{kind}")
     tolerances = Tolerances(kind, path, case.config.get("case"))
-    rows = compare(_computed(runner, case), case.outputs, tolerances)
+    rows = compare(_computed(runner, case), case.outputs, tolerances, case.slack)
     head = {"case": case.name, "kind": kind}
     return head | summary(rows) | {"tolerances": tolerances.source, "tensors": rows}
 

@@ -21,11 +21,14 @@ class CaseError(Exception):
 
 @dataclass
 class Case:
+    """``slack`` is filled by a runner: per output, how far each entry may move by float32's gradient error alone."""
+
     path: Path
     config: dict[str, Any]
     inputs: Arrays
     outputs: Arrays
     weights: Arrays = field(default_factory=dict)
+    slack: Arrays = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from models import ops
-from models.layers.attention import Attention, CrossAttention, Rotate, RotaryTable, mask_bias, packed_mask
+from models.layers.attention import Attention, CrossAttention, RotaryTable, Rotate, mask_bias, packed_mask
 from models.layers.embeddings import (
     CaptionEmbedder,
     PatchEmbed3D,

@@ -80,7 +80,7 @@ def _scenario(case: Case, model: STDiT3, name: str, options: dict[str, Any]) -> 
 
 
 def _activations(model: STDiT3, names: list[str], arguments: tuple[Tensor | None, ...]) -> Arrays:
-    """Outputs of the named cells; of a cell used twice (time embedding, also of timestep zero) the last, as recorded."""
+    """Outputs of the named cells; of one used twice (the time embedding) the last, as recorded."""
     found: Arrays = {}
     handles = []
     for name, cell in model.cells_and_names():
