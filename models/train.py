@@ -14,7 +14,7 @@ from pathlib import Path
 
 from models.events import Log, Reporter
 from models.faults import die
-from models.parallel.world import host_threads, is_scheduler
+from models.parallel.world import host_threads, is_scheduler, launcher_rank, launcher_size
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,15 +23,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--run-dir", type=Path, default=Path("."), help="run directory (default: here)")
     options = parser.parse_args(arguments)
     # Before MindSpore is imported: threads per worker, and no chatter of its scheduler in the log.
-    ranks = int(os.environ.get("RANK_SIZE", "1"))
-    os.environ["OMP_NUM_THREADS"] = str(host_threads(ranks))
+    os.environ["OMP_NUM_THREADS"] = str(host_threads(launcher_size()))
     os.environ.setdefault("GLOG_v", "3")
     if is_scheduler():
         from models.parallel.collectives import start
 
         start()
         return 0
-    rank = int(os.environ.get("RANK_ID", "0"))
+    rank = launcher_rank()
     run_dir = options.run_dir.absolute()
     log = Log()
     step = 0

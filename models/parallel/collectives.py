@@ -15,7 +15,7 @@ from mindspore import ops
 from mindspore.communication import get_group_size, get_rank, init
 
 from models.exits import BAD_CONFIG, PayloadError
-from models.parallel.world import World, host_threads, is_scheduler, launched
+from models.parallel.world import World, host_threads, launcher_rank, launcher_size
 
 
 def start(max_device_memory: int | None = None) -> World:
@@ -28,10 +28,11 @@ def start(max_device_memory: int | None = None) -> World:
             ms.runtime.set_memory(max_size=f"{max_device_memory / (1 << 30):.3f}GB")
     else:
         ms.set_device("CPU")
-    if not launched() and not is_scheduler():
+    if launcher_size() == 1 and "MS_ROLE" not in os.environ:
         world = World()
     else:
-        # In the scheduler's process this call does not return: it serves the workers and exits.
+        # Also for one worker of msrun, whose scheduler waits for it. In the scheduler's own process this call does not
+        # return: it serves the workers and exits.
         init("hccl" if device == "Ascend" else "mccl")
         world = Ranks()
     world.device = device
@@ -45,8 +46,8 @@ class Ranks(World):
 
     def __init__(self) -> None:
         self.rank, self.size = get_rank(), get_group_size()
-        wanted = os.environ.get("RANK_ID")
-        if wanted is not None and int(wanted) != self.rank:
+        wanted = launcher_rank()
+        if wanted != self.rank:
             raise PayloadError(
                 BAD_CONFIG,
                 f"the launcher says rank {wanted}, the communication library says rank {self.rank}",

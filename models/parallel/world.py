@@ -36,9 +36,15 @@ class World:
         return tensors
 
 
-def launched() -> bool:
-    """Whether a launcher (msrun, mpirun, a rank table) started this process as one of several."""
-    return int(os.environ.get("RANK_SIZE", os.environ.get("MS_WORKER_NUM", "1")) or 1) > 1
+def launcher_rank() -> int:
+    """This process's rank as the launcher (msrun, a rank table, mpirun) tells it; 0 alone."""
+    return int(os.environ.get("RANK_ID") or os.environ.get("OMPI_COMM_WORLD_RANK") or 0)
+
+
+def launcher_size() -> int:
+    """How many workers the launcher started; 1 alone."""
+    names = ("RANK_SIZE", "OMPI_COMM_WORLD_SIZE", "MS_WORKER_NUM")
+    return next((int(os.environ[name]) for name in names if os.environ.get(name)), 1)
 
 
 def is_scheduler() -> bool:
