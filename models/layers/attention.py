@@ -77,10 +77,11 @@ class Attention(nn.Cell):
 
     def construct(self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None) -> Tensor:
         b, n, c = x.shape
-        qkv = self.qkv(x).reshape(b, n, 3, self.heads, self.head_dim).transpose(2, 0, 3, 1, 4)
-        q = self._positioned(qkv[0], self.q_norm, rope)
-        k = self._positioned(qkv[1], self.k_norm, rope)
-        out = self._attention(q, k, qkv[2], None, self.scale)
+        qkv = self.qkv(x).reshape(b, n, 3 * self.heads, self.head_dim).transpose(0, 2, 1, 3)
+        q, k, v = P.split(qkv, self.heads, axis=1)
+        q = self._positioned(q, self.q_norm, rope)
+        k = self._positioned(k, self.k_norm, rope)
+        out = self._attention(q, k, v, None, self.scale)
         return self.proj(out.transpose(0, 2, 1, 3).reshape(b, n, c))
 
 
@@ -104,10 +105,11 @@ class CrossAttention(nn.Cell):
         b, n, c = x.shape
         tokens = text.shape[1]
         q = self.q_linear(x).reshape(b, n, self.heads, self.head_dim).transpose(0, 2, 1, 3)
-        kv = self.kv_linear(text).reshape(-1, tokens, 2, self.heads, self.head_dim).transpose(2, 0, 3, 1, 4)
+        kv = self.kv_linear(text).reshape(-1, tokens, 2 * self.heads, self.head_dim).transpose(0, 2, 1, 3)
         if text.shape[0] != b:
-            kv = P.broadcast_to(kv, (2, b, self.heads, tokens, self.head_dim))
-        out = self._attention(q, kv[0], kv[1], bias, self.scale)
+            kv = P.broadcast_to(kv, (b, 2 * self.heads, tokens, self.head_dim))
+        k, v = P.split(kv, self.heads, axis=1)
+        out = self._attention(q, k, v, bias, self.scale)
         return self.proj(out.transpose(0, 2, 1, 3).reshape(b, n, c))
 
 
