@@ -920,6 +920,7 @@ def read_progress(run: RunDir, steps: Any) -> Json | None:
         "loss": line.get("loss"),
         "seconds": seconds,
         "time": line.get("time"),
+        "attempt": line.get("attempt"),
     }
 
 

@@ -43,14 +43,17 @@ def event_text(event: Event) -> str | None:
         return None
     hidden = _HIDDEN | ({"path"} if name == "checkpoint_saved" else set())
     details = " ".join(
-        f"{key}={_short(value)}" for key, value in record.items() if key not in hidden and value not in (None, [])
+        f"{key}={_short(key, value)}" for key, value in record.items() if key not in hidden and value not in (None, [])
     )
     return f"{event.node}: {name.replace('_', ' ')} {details}".rstrip()
 
 
-def _short(value: Any) -> str:
+def _short(key: str, value: Any) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    if len(text) <= 80:
+        return text
+    # The end of a path tells which file it is.
+    return "..." + text[-77:] if key == "path" else text[:77] + "..."
 
 
 def step_text(record: dict[str, Any], steps: int) -> str:

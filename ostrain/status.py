@@ -95,7 +95,7 @@ def derive(run: Run, answers: PerNode[dict[str, Any]], now: float) -> RunStatus:
         reason=reason,
         settled=state.final and not running and not unreachable,
         fault=fault,
-        progress=_progress(current),
+        progress=_progress(current, run.attempt),
         checkpoint=_newest_checkpoint(nodes),
         nodes=nodes,
         unreachable=unreachable,
@@ -140,8 +140,11 @@ def _first_fault(current: Mapping[str, Any], now: float) -> dict[str, Any] | Non
     return min(faults, key=lambda fault: fault["time"]) if faults else None
 
 
-def _progress(current: Mapping[str, Any]) -> dict[str, Any] | None:
-    seen = [status["progress"] for status in current.values() if status.get("progress")]
+def _progress(current: Mapping[str, Any], attempt: int) -> dict[str, Any] | None:
+    # After a resume the newest line of a node may still be one of the attempt before.
+    seen = [
+        one for status in current.values() if (one := status.get("progress")) and one.get("attempt") in (None, attempt)
+    ]
     return max(seen, key=lambda progress: progress["step"]) if seen else None
 
 

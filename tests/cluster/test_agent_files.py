@@ -205,7 +205,7 @@ def ended(site: LocalSite) -> Path:
     worker = (
         "import json, os, sys\n"
         "for step in (1, 2):\n"
-        "    line = json.dumps({'step': step, 'loss': 0.5, 'seconds': 0.1, 'time': 5.0})\n"
+        "    line = json.dumps({'step': step, 'loss': 0.5, 'seconds': 0.1, 'time': 5.0, 'attempt': 1})\n"
         "    print(line, file=open('metrics/rank-0.jsonl', 'a'))\n"
         "open('metrics/rank-0.jsonl', 'a').write('{\"step\": 3, \"lo')\n"
         "for name in ('step-2', 'step-10', 'step-3.tmp', 'step-7'): os.makedirs('checkpoints/' + name)\n"
@@ -221,7 +221,7 @@ def ended(site: LocalSite) -> Path:
 
 def test_progress_checkpoints_and_heartbeat(ended: Path) -> None:
     status = agent.status(str(ended))
-    assert status["progress"] == {"step": 2, "steps": 10, "loss": 0.5, "seconds": 0.1, "time": 5.0}
+    assert status["progress"] == {"step": 2, "steps": 10, "loss": 0.5, "seconds": 0.1, "time": 5.0, "attempt": 1}
     assert status["checkpoints"] == [2, 10]
     assert status["heartbeat"] == {"0": {"step": 3, "time": 5.0, "phase": "train"}}
 

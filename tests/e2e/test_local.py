@@ -37,7 +37,7 @@ def test_from_submit_to_rm(cli: Cli) -> None:
 
 
 def test_killed_worker_is_named_and_resume_is_bitwise(cli: Cli) -> None:
-    settings = ("train.steps=160", "train.checkpoint.every=10", "train.ema_decay=0.99")
+    settings = ("train.steps=60", "train.checkpoint.every=10", "train.ema_decay=0.99")
     reference = cli.submit(*settings)
     cli.wait(reference, lambda told: told["state"] == "SUCCEEDED")
     run = cli.submit(*settings)
@@ -63,10 +63,10 @@ def test_killed_worker_is_named_and_resume_is_bitwise(cli: Cli) -> None:
 
 @pytest.mark.parametrize("victim", ["agent", "launcher"])
 def test_agent_or_launcher_killed_leaves_nothing_and_resumes(cli: Cli, victim: str) -> None:
-    run = cli.submit("train.steps=100", "train.checkpoint.every=10")
+    run = cli.submit("train.steps=50", "train.checkpoint.every=10")
     told = cli.wait(run, lambda told: step_of(told) >= 12)
     state = json.loads((run_dir(cli, run) / "agent" / "state.json").read_text())
-    os.kill(told["nodes"]["local"]["agent"]["pid"] if victim == "agent" else state["launcher_pid"], signal.SIGKILL)
+    os.kill(told["nodes"]["local"]["agent"]["pid"] if victim == "agent" else state["launcher"]["pid"], signal.SIGKILL)
     told = cli.wait(run, lambda told: told["state"] == "FAILED", timeout=15)
     assert told["reason"] == {"agent": "agent_lost", "launcher": "launcher_killed"}[victim]
     end = time.monotonic() + 15

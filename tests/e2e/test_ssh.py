@@ -64,7 +64,7 @@ def by_prefix(lines: list[str]) -> dict[str, list[str]]:
 
 
 def test_logs_of_killed_and_new_clients_together_hold_every_line_once(bed: Testbed, remote: Cli) -> None:
-    run = remote.submit(*cluster(remote, "train.steps=250"))
+    run = remote.submit(*cluster(remote, "train.steps=120"))
     outputs = []
     for number in range(3):
         path = remote.folder / f"out-{number}"
@@ -87,16 +87,16 @@ def test_logs_of_killed_and_new_clients_together_hold_every_line_once(bed: Testb
         for number, node in enumerate(bed.nodes)
     }
     assert shown == written
-    assert all(sum("step " in line for line in lines) >= 250 for lines in written.values())
+    assert all(sum("step " in line for line in lines) >= 120 for lines in written.values())
     told = remote.status(run)
-    assert (told["state"], told["progress"]["step"]) == ("SUCCEEDED", 250)
+    assert (told["state"], told["progress"]["step"]) == ("SUCCEEDED", 120)
     again = remote("logs", run, "--node", "node-1", "--grep", r"step 7/").stdout.splitlines()
     assert len(again) == 1
     assert again[0].startswith("node-1/1 | ")
 
 
 def test_killed_worker_on_a_node_is_named_and_resume_is_bitwise(bed: Testbed, remote: Cli) -> None:
-    settings = cluster(remote, "train.steps=120", "train.checkpoint.every=10")
+    settings = cluster(remote, "train.steps=60", "train.checkpoint.every=10")
     reference = remote.submit(*settings)
     remote.wait(reference, lambda told: told["state"] == "SUCCEEDED", timeout=180)
     run = remote.submit(*settings)
@@ -196,7 +196,7 @@ def test_client_killed_in_submit_over_ssh_leaves_a_run_that_can_be_ended(bed: Te
 
 
 def test_following_survives_a_lost_connection(bed: Testbed, remote: Cli) -> None:
-    run = remote.submit(*cluster(remote, "train.steps=400"))
+    run = remote.submit(*cluster(remote, "train.steps=200"))
     remote.wait(run, lambda told: step_of(told) >= 5, timeout=120)
     path = remote.folder / "out"
     with path.open("wb") as out:
