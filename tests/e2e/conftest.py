@@ -30,9 +30,11 @@ SMALL = (
 class Cli:
     """``ostrain`` as a user runs it, in a subprocess."""
 
-    def __init__(self, environment: dict[str, str], folder: Path) -> None:
+    def __init__(self, environment: dict[str, str], folder: Path, pause: float = 0.5) -> None:
         self.environment = environment
         self.folder = folder
+        # Seconds between two looks: asking costs the cores that the workers need.
+        self.pause = pause
         self._children: list[subprocess.Popen[bytes]] = []
 
     def __call__(self, *words: str, code: int = 0, timeout: float = 180) -> subprocess.CompletedProcess[str]:
@@ -72,7 +74,7 @@ class Cli:
         end = time.monotonic() + timeout
         while not until(told := self.status(run)):
             assert time.monotonic() < end, f"not within {timeout} s: {json.dumps(told)[:3000]}"
-            time.sleep(0.2)
+            time.sleep(self.pause)
         return told
 
     def stop_children(self) -> None:

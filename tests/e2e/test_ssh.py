@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import ROOT, Cli, losses, step_of, worker_pid
+from tests.e2e.conftest import QUICKSTART, ROOT, SMALL, Cli, losses, step_of, worker_pid
 from tests.testbed import Testbed
 
 pytestmark = [pytest.mark.train, pytest.mark.nodes]
@@ -31,7 +31,7 @@ def remote(bed: Testbed, tmp_path: Path) -> Iterator[Cli]:
     """The command line at home on the testbed's client, with an inventory of its nodes."""
     (tmp_path / "bed.yaml").write_text(bed.inventory())
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    made = Cli({**os.environ, **bed.environment(), "PYTHONPATH": str(ROOT), "PATH": path}, tmp_path)
+    made = Cli({**os.environ, **bed.environment(), "PYTHONPATH": str(ROOT), "PATH": path}, tmp_path, pause=1.0)
     yield made
     made.stop_children()
     for row in json.loads(made("ps", "--all", "--json").stdout):
@@ -63,92 +63,103 @@ def by_prefix(lines: list[str]) -> dict[str, list[str]]:
     return found
 
 
-def test_logs_of_killed_and_new_clients_together_hold_every_line_once(bed: Testbed, remote: Cli) -> None:
-    run = remote.submit(*cluster(remote, "train.steps=120"))
+STEPS = ("train.steps=60", "train.checkpoint.every=10")
+
+
+def test_three_nodes_train_and_killed_clients_together_show_every_line_once(bed: Testbed, remote: Cli) -> None:
+    """Also the reference for the next test: it must end undisturbed. A lost connection disturbs only the client."""
+    run = remote.submit(*cluster(remote, *STEPS))
     outputs = []
     for number in range(3):
         path = remote.folder / f"out-{number}"
         outputs.append(path)
         with path.open("wb") as out:
             client = remote.start("logs", "-f", run, stdout=out)
-        end = time.monotonic() + 90
-        while number < 2 and path.stat().st_size < 200 and time.monotonic() < end:
-            time.sleep(0.1)
         if number < 2:
+            wait_for(lambda path=path: path.stat().st_size > 200)
             time.sleep(1.0)
             client.kill()
+        else:
+            wait_for(lambda path=path: path.stat().st_size > 200)
+            bed.nodes[2].stop_sshd()
+            time.sleep(1.0)
+            bed.nodes[2].start_sshd()
         code = client.wait(timeout=150)
     assert code == 0
     shown = by_prefix([line for path in outputs for line in path.read_text().splitlines()])
-    written = {
-        f"{node.name}/{number}": (remote_dir(bed, run, number) / f"logs/attempt-1/worker_{number}.log")
-        .read_text()
-        .splitlines()
-        for number, node in enumerate(bed.nodes)
-    }
+    logs = [remote_dir(bed, run, number) / f"logs/attempt-1/worker_{number}.log" for number in range(3)]
+    written = {f"node-{number}/{number}": path.read_text().splitlines() for number, path in enumerate(logs)}
     assert shown == written
-    assert all(sum("step " in line for line in lines) >= 120 for lines in written.values())
+    assert all(sum(" INFO step " in line for line in lines) == 60 for lines in written.values())
     told = remote.status(run)
-    assert (told["state"], told["progress"]["step"]) == ("SUCCEEDED", 120)
+    assert (told["state"], told["progress"]["step"]) == ("SUCCEEDED", 60)
     again = remote("logs", run, "--node", "node-1", "--grep", r"step 7/").stdout.splitlines()
     assert len(again) == 1
     assert again[0].startswith("node-1/1 | ")
+    reference.update(losses(remote_dir(bed, run)))
 
 
-def test_killed_worker_on_a_node_is_named_and_resume_is_bitwise(bed: Testbed, remote: Cli) -> None:
-    settings = cluster(remote, "train.steps=60", "train.checkpoint.every=10")
-    reference = remote.submit(*settings)
-    remote.wait(reference, lambda told: told["state"] == "SUCCEEDED", timeout=180)
-    run = remote.submit(*settings)
-    told = remote.wait(run, lambda told: step_of(told) >= 15, timeout=180)
+# step -> (loss, gradient norm) of the undisturbed run above.
+reference: dict[int, tuple[float, float]] = {}
+
+
+def wait_for(true: Any, timeout: float = 90) -> None:
+    end = time.monotonic() + timeout
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def test_killed_worker_is_named_the_other_nodes_are_stopped_and_resume_is_bitwise(bed: Testbed, remote: Cli) -> None:
+    assert reference, "the test before this one gives the losses to compare with"
+    words = [word for one in (*SMALL, *cluster(remote, *STEPS)) for word in ("--set", one)]
+    client = remote.start("submit", str(QUICKSTART), "--follow", *words, stdout=subprocess.PIPE)
+    assert client.stdout is not None
+    run = client.stdout.readline().decode().strip()
+    told = remote.wait(run, lambda told: step_of(told) >= 12, timeout=150)
     bed.nodes[1].kill(worker_pid(told, 1), signal.SIGKILL)
     killed = time.monotonic()
     told = remote.wait(run, lambda told: told["state"] == "FAILED", timeout=15)
     assert time.monotonic() - killed < 15
     fault = told["fault"]
     assert (fault["node"], fault["rank"], fault["signal"], told["attempt"]) == ("node-1", 1, "SIGKILL", 1)
+    _, talk = client.communicate(timeout=40)
+    assert client.returncode == 1
+    assert b"node-1 rank 1 was killed by SIGKILL" in talk
+    told = remote.status(run)
+    assert (told["settled"], {one["state"] for one in told["nodes"].values()}) == (True, {"FAILED"})
     assert "node node-1 rank 1 was killed by SIGKILL (attempt 1)" in remote("status", run, code=1).stdout
     remote("resume", run, "--follow", timeout=240)
     assert remote.status(run)["attempt"] == 2
-    assert losses(remote_dir(bed, run)) == losses(remote_dir(bed, reference))
-
-
-def test_a_followed_run_stops_the_other_nodes_when_one_fails(bed: Testbed, remote: Cli) -> None:
-    run = remote.submit(*cluster(remote, "train.steps=3000"))
-    told = remote.wait(run, lambda told: step_of(told) >= 5, timeout=120)
-    remote("cancel", run)
-    client = remote.start("resume", run, "--follow")
-    told = remote.wait(run, lambda told: told["attempt"] == 2 and step_of(told) >= 5, timeout=120)
-    bed.nodes[2].kill(worker_pid(told, 2), signal.SIGKILL)
-    _, talk = client.communicate(timeout=40)
-    assert client.returncode == 1
-    assert b"node-2 rank 2 was killed by SIGKILL" in talk
-    told = remote.status(run)
-    assert (told["settled"], told["fault"]["node"]) == (True, "node-2")
-    assert {name: one["state"] for name, one in told["nodes"].items()} == dict.fromkeys(told["nodes"], "FAILED")
+    assert losses(remote_dir(bed, run)) == reference
 
 
 def test_cancel_of_one_of_two_runs_leaves_the_other_untouched(bed: Testbed, remote: Cli) -> None:
-    doomed = remote.submit(*cluster(remote, "train.steps=5000", "name=doomed"))
-    other = remote.submit(*cluster(remote, "train.steps=5000", "name=other"))
-    told = remote.wait(doomed, lambda told: step_of(told) >= 3, timeout=180)
-    before = remote.wait(other, lambda told: step_of(told) >= 3, timeout=180)
+    two = ("nodes=2", "train.steps=5000")
+    other = remote.submit(*cluster(remote, *two, "name=other"))
+    doomed = remote.submit(*cluster(remote, *two, "name=doomed"))
+    told = remote.wait(doomed, lambda told: workers(told) == 2)
+    before = remote.wait(other, lambda told: workers(told) == 2)
     bed.nodes[0].kill(worker_pid(told, 0), signal.SIGSTOP)
     report = json.loads(remote("cancel", doomed, "--grace", "3", "--json").stdout)
     assert all(node["killed"] and not node["survivors"] for node in report["nodes"].values())
     for node in bed.nodes:
         assert node.processes(f"OSTRAIN_RUN={doomed}") == {}
     assert remote.status(doomed)["state"] == "CANCELLED"
-    step = step_of(before)
-    after = remote.wait(other, lambda told: step_of(told) > step + 3, timeout=60)
+    after = remote.wait(other, lambda told: step_of(told) >= 3)
     assert after["state"] == "RUNNING"
-    assert [worker_pid(after, rank) for rank in range(3)] == [worker_pid(before, rank) for rank in range(3)]
+    assert [worker_pid(after, rank) for rank in range(2)] == [worker_pid(before, rank) for rank in range(2)]
+
+
+def workers(told: dict[str, Any]) -> int:
+    running = [one for node in told["nodes"].values() for one in node["workers"] if one["state"] == "running"]
+    return sum(one["rank"] is not None for one in running)
 
 
 def refused(remote: Cli, code: int, *settings: str) -> str:
     """Submit what cannot start; nothing of it may be left."""
     words = [word for one in cluster(remote, "train.steps=3", *settings) for word in ("--set", one)]
-    text = remote("submit", str(ROOT / "jobs" / "quickstart.yaml"), *words, code=code).stderr
+    text = remote("submit", str(QUICKSTART), *words, code=code).stderr
     assert json.loads(remote("ps", "--all", "--json").stdout) == []
     assert "next:" in text
     return text
@@ -186,28 +197,13 @@ def test_an_unreachable_node_is_told_and_leaves_nothing(bed: Testbed, remote: Cl
 def test_client_killed_in_submit_over_ssh_leaves_a_run_that_can_be_ended(bed: Testbed, remote: Cli) -> None:
     words = [word for one in cluster(remote, "train.steps=4000") for word in ("--set", one)]
     for delay in (0.7, 1.2, 1.8):
-        client = remote.start("submit", str(ROOT / "jobs" / "quickstart.yaml"), *words)
+        client = remote.start("submit", str(QUICKSTART), *words)
         time.sleep(delay)
         client.kill()
         client.communicate(timeout=20)
     for row in json.loads(remote("ps", "--json").stdout):
         remote("cancel", row["run_id"])
         assert not any(node.processes(f"OSTRAIN_RUN={row['run_id']}") for node in bed.nodes)
-
-
-def test_following_survives_a_lost_connection(bed: Testbed, remote: Cli) -> None:
-    run = remote.submit(*cluster(remote, "train.steps=200"))
-    remote.wait(run, lambda told: step_of(told) >= 5, timeout=120)
-    path = remote.folder / "out"
-    with path.open("wb") as out:
-        client = remote.start("logs", "-f", run, "--from-start", stdout=out)
-        time.sleep(3)
-        bed.nodes[2].stop_sshd()
-        time.sleep(2)
-        bed.nodes[2].start_sshd()
-        assert client.wait(timeout=150) == 0
-    written = (remote_dir(bed, run, 2) / "logs/attempt-1/worker_2.log").read_text().splitlines()
-    assert by_prefix(path.read_text().splitlines())["node-2/2"] == written
 
 
 def test_the_testbed_by_hand(tmp_path: Path) -> None:
