@@ -22,7 +22,6 @@ from models.optim import EMA, AdamW, clip, global_norm
 from models.parallel.world import World
 from models.stdit import build_model
 
-
 # Gradients travel together up to this many elements (64 MB of float32).
 BUCKET_ELEMENTS = 16 << 20
 

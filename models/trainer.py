@@ -1,4 +1,4 @@
-"""The training loop: data, steps, checkpoints, reports. Every rank runs it; what differs by rank is only its samples."""
+"""The training loop: data, steps, checkpoints, reports. Every rank runs it; only its samples differ by rank."""
 
 from __future__ import annotations
 

@@ -15,9 +15,7 @@ def parse_duration(value: Any) -> float:
     """Seconds of ``90``, ``90s``, ``30m``, ``1h30m``, ``2d``. ValueError otherwise."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("a duration such as 90s, 30m or 1h30m is needed")
-    if not isinstance(value, str):
-        number = float(value)
-    elif re.fullmatch(r"\d+(\.\d+)?", value.strip()):
+    if not isinstance(value, str) or re.fullmatch(r"\d+(\.\d+)?", value.strip()):
         number = float(value)
     else:
         parts = re.findall(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", value.strip())
