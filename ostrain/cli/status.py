@@ -76,16 +76,19 @@ def fault_title(fault: dict[str, Any]) -> str:
     return f"{who}: {fault['reason']}"
 
 
+def fault_message(fault: dict[str, Any]) -> list[str]:
+    """What a failing payload said of itself: up to four lines, none where it could not say anything."""
+    message = fault.get("message") or {}
+    return [f"{label}: {message[label]}" for label in ("what", "where", "why", "next") if message.get(label)]
+
+
 def _fault_lines(told: RunStatus) -> list[str]:
     fault = told.fault
     if not fault:
         return []
     lines = [f"  first fault: {fault_title(fault)} (attempt {told.attempt})"]
-    message = fault.get("message") or {}
-    for label in ("what", "where", "why", "next"):
-        if message.get(label):
-            lines.append(f"    {label}: {message[label]}")
-    if fault.get("tail") and not message:
+    lines += [f"    {line}" for line in fault_message(fault)]
+    if fault.get("tail") and not fault.get("message"):
         lines.append(f"    last lines of {fault.get('log')}:")
         lines += [f"    | {line}" for line in fault["tail"][-8:]]
     return lines

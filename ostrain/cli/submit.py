@@ -9,7 +9,7 @@ import click
 
 from cluster.backend import Backend
 from ostrain.cli.common import json_option, opened_backend, opened_store, resolved_secrets
-from ostrain.cli.status import fault_title
+from ostrain.cli.status import fault_message, fault_title
 from ostrain.errors import OstrainError, SpecError
 from ostrain.lifecycle import raise_failures
 from ostrain.lifecycle import submit as submit_run
@@ -106,10 +106,8 @@ def _close(run: Run, told: RunStatus, records: list[dict[str, object]], folder: 
     say(f"\n{run.run_id} {told.state.value}: {told.reason}")
     if told.fault:
         say(f"  {fault_title(told.fault)}")
-        message = told.fault.get("message") or {}
-        for label in ("what", "where", "why", "next"):
-            if message.get(label):
-                say(f"  {label}: {message[label]}")
+        for line in fault_message(told.fault):
+            say(f"  {line}")
     if records:
         rows = by_step(records)
         click.echo(table(summary(rows), ("", "")))
