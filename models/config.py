@@ -112,7 +112,10 @@ class DiffusionConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """AdamW (decoupled weight decay) with warm-up and a constant or cosine schedule."""
+    """AdamW (decoupled weight decay) with warm-up and a constant or cosine schedule.
+
+    offload: moments, averages and master weights live in host memory, and the update runs there.
+    """
 
     type: Literal["adamw"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 1e-4
@@ -124,13 +127,30 @@ class OptimizerConfig(Section):
     end_lr: Annotated[float, Field(ge=0)] = 0.0
     decay_steps: Positive | None = None
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    offload: bool = False
+
+
+class LossScaleConfig(Section):
+    """Loss scaling, for fp16 only. dynamic: halved on an overflow, times ``factor`` after ``window`` good steps."""
+
+    type: Literal["dynamic", "static"] = "dynamic"
+    initial: Annotated[float, Field(gt=0)] = 65536.0
+    factor: Annotated[float, Field(gt=1)] = 2.0
+    window: Positive = 2000
 
 
 class CheckpointConfig(Section):
-    """When checkpoints are written (every ``every`` steps and at the end) and how many are kept."""
+    """When checkpoints are written (every ``every`` steps and at the end) and which are kept.
+
+    The ``keep_last`` newest stay, and every one whose step is a multiple of ``keep_every``. copies: how many nodes hold
+    each shard where nodes have disks of their own. background: training goes on while files are written.
+    """
 
     every: Positive = 500
     keep_last: Positive = 10
+    keep_every: Positive | None = None
+    copies: Annotated[int, Field(ge=1, le=4)] = 1
+    background: bool = True
     dir: str = "checkpoints"
 
 
@@ -156,7 +176,11 @@ MASK_NAMES = (
 
 
 class TrainConfig(Section):
-    """Everything the payload needs to train. ``recipe`` names the bundled defaults it was built from."""
+    """Everything the payload needs to train. ``recipe`` names the bundled defaults it was built from.
+
+    recompute: activations of blocks are computed again in the backward pass: true of all, false of none, n of every
+    n-th one.
+    """
 
     recipe: str = ""
     model: ModelConfig = ModelConfig()
@@ -166,13 +190,14 @@ class TrainConfig(Section):
     mask_ratios: dict[str, Probability] | None = None
     diffusion: DiffusionConfig = DiffusionConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    loss_scale: LossScaleConfig = LossScaleConfig()
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.9999
     steps: Positive = 1000
     batch_size: Positive = 1
     gradient_accumulation_steps: Positive = 1
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     dtype: Literal["fp32", "fp16", "bf16"] = "bf16"
-    recompute: bool = True
+    recompute: bool | Positive = True
     jit: Literal["auto", "on", "off"] = "auto"
     max_device_memory: Size | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()

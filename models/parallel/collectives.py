@@ -56,28 +56,52 @@ class Ranks(World):
             )
         self.leader = os.environ.get("DEVICE_ID", "0") == "0"
         self._reduce = ops.AllReduce(ops.ReduceOp.SUM)
-        self._broadcast = ops.Broadcast(0)
+        self._broadcasts = {0: ops.Broadcast(0)}
+        self._all_gather = ops.AllGather()
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         flat = np.ascontiguousarray(values, np.float32).reshape(-1)
         return self._reduce(ms.Tensor(flat)).asnumpy().reshape(values.shape)
 
     def broadcast(self, values: np.ndarray) -> np.ndarray:
-        flat = np.ascontiguousarray(values, np.float32).reshape(-1)
-        return self._broadcast((ms.Tensor(flat),))[0].asnumpy().reshape(values.shape)
+        return self._from(0, np.ascontiguousarray(values, np.float32).reshape(-1)).reshape(values.shape)
 
-    def broadcast_bytes(self, data: bytes) -> bytes:
-        # Bytes travel as float32: every device and backend sends those, and 0..255 are exact. The length travels as
-        # two digits, so that it is exact, too.
-        length = self.broadcast(np.array(divmod(len(data), 1 << 20), np.float32))
-        count = int(length[0]) * (1 << 20) + int(length[1])
-        if count == 0:
-            return b""
-        mine = np.frombuffer(data, np.uint8).astype(np.float32) if self.rank == 0 else np.zeros(count, np.float32)
-        return self.broadcast(mine).astype(np.uint8).tobytes()
+    def broadcast_bytes(self, data: bytes, root: int = 0) -> bytes:
+        length = int(self._from(root, np.array([len(data)], np.int64).view(np.float32)).view(np.int64)[0])
+        mine = _as_floats(data) if self.rank == root else np.zeros(-(-length // 4), np.float32)
+        return self._from(root, mine).tobytes()[:length] if length else b""
+
+    def _from(self, root: int, values: np.ndarray) -> np.ndarray:
+        """Rank ``root``'s float32 vector. A broadcast copies bits, so they may stand for anything."""
+        if root not in self._broadcasts:
+            self._broadcasts[root] = ops.Broadcast(root)
+        received: np.ndarray = self._broadcasts[root]((ms.Tensor(values),))[0].asnumpy()
+        return received
+
+    def gather_bytes(self, data: bytes) -> list[bytes]:
+        lengths = [
+            int(value) for value in self._gather(np.array([len(data)], np.int64).view(np.float32)).view(np.int64)
+        ]
+        width = -(-max(lengths) // 4)
+        if width == 0:
+            return [b""] * self.size
+        padded = np.zeros(width, np.float32)
+        padded[: -(-len(data) // 4)] = _as_floats(data)
+        rows = self._gather(padded).reshape(self.size, width)
+        return [row.tobytes()[:length] for row, length in zip(rows, lengths, strict=True)]
+
+    def _gather(self, values: np.ndarray) -> np.ndarray:
+        """Float32 vectors of all ranks, one after the other; bits as they are."""
+        gathered: np.ndarray = self._all_gather(ms.Tensor(values)).asnumpy()
+        return gathered
 
     def barrier(self) -> None:
         self.sum(np.zeros(1, np.float32))
 
     def sum_tensors(self, tensors: list[Any]) -> list[Any]:
         return [self._reduce(tensor) for tensor in tensors]
+
+
+def _as_floats(data: bytes) -> np.ndarray:
+    """The bytes, padded with zeros to whole words, as float32 without changing a bit."""
+    return np.frombuffer(data + b"\0" * (-len(data) % 4), np.float32)

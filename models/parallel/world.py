@@ -24,9 +24,13 @@ class World:
         """Rank 0's float32 array, of the same shape on every rank."""
         return values
 
-    def broadcast_bytes(self, data: bytes) -> bytes:
-        """Rank 0's bytes on every rank."""
+    def broadcast_bytes(self, data: bytes, root: int = 0) -> bytes:
+        """Rank ``root``'s bytes on every rank."""
         return data
+
+    def gather_bytes(self, data: bytes) -> list[bytes]:
+        """Every rank's bytes, by rank, on every rank; they may differ in length."""
+        return [data]
 
     def barrier(self) -> None:
         """Returns when every rank has come here."""

@@ -38,8 +38,11 @@ class ThreadWorld(World):
     def broadcast(self, values: np.ndarray) -> np.ndarray:
         return self._exchange(values)[0]  # type: ignore[return-value]
 
-    def broadcast_bytes(self, data: bytes) -> bytes:
-        return self._exchange(data)[0]  # type: ignore[return-value]
+    def broadcast_bytes(self, data: bytes, root: int = 0) -> bytes:
+        return self._exchange(data)[root]  # type: ignore[return-value]
+
+    def gather_bytes(self, data: bytes) -> list[bytes]:
+        return self._exchange(data)  # type: ignore[return-value]
 
     def barrier(self) -> None:
         self._exchange(None)
