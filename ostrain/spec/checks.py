@@ -172,11 +172,8 @@ def _same_place(inventory: Inventory, key: str, one: int, other: int) -> bool:
     return key != "host" or nodes[one].port == nodes[other].port
 
 
-def check_runnable(loaded: LoadedJob) -> list[str]:
-    """What keeps a valid job from being submitted now: sources that are not on disk, what the payload cannot do yet.
-
-    Rendered texts, in the form of SpecError's problems.
-    """
+def runnable_problems(loaded: LoadedJob) -> list[Problem]:
+    """What keeps a valid job from being submitted now: sources that are not on disk, what the payload cannot do yet."""
     found = []
     for name, path in loaded.sources.items():
         if not os.path.exists(path):
@@ -185,4 +182,9 @@ def check_runnable(loaded: LoadedJob) -> list[str]:
             found.append(Problem(loaded.mark("files", name), f"{path} cannot be read"))
     for where, why in not_yet_runnable(loaded.job.train):
         found.append(Problem(loaded.mark("train", *where), why))
-    return render_all(found)
+    return found
+
+
+def check_runnable(loaded: LoadedJob) -> list[str]:
+    """``runnable_problems`` as rendered texts, in the form of SpecError's problems."""
+    return render_all(runnable_problems(loaded))

@@ -54,9 +54,23 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> LoadedJob:
         own = load_document(file, shown_path(file))
     except DocumentError as error:
         raise SpecError(render_all(error.problems), next_step=NEXT) from None
+    if "matrix" in own.items:
+        raise OstrainError(
+            f"{path} is a benchmark of several jobs, not a job", next_step=f"ostrain bench {path}", exit_code=2
+        )
     parsed, problems = parse_overrides(overrides)
-    tree, found = _merged(own, parsed)
+    loaded, found = check_tree(file, own, parsed, tuple(overrides))
     problems += found
+    if problems or loaded is None:
+        raise SpecError(render_all(problems), next_step=NEXT)
+    return loaded
+
+
+def check_tree(
+    file: Path, own: Mapping, overrides: Sequence[Override] = (), texts: tuple[str, ...] = ()
+) -> tuple[LoadedJob | None, list[Problem]]:
+    """The job that a tree holds, with every problem in it. file: where relative paths of the job start."""
+    tree, problems = _merged(own, overrides)
     job, found, left_out = validate_what_stands(JobSpec, tree)
     problems += found
     inventory, inventory_tree, found = _inventory(tree, file)
@@ -64,8 +78,8 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> LoadedJob:
     if job is not None:
         problems += check_all(Facts(job, tree, inventory, inventory_tree, frozenset(left_out)))
     if problems or job is None or inventory is None:
-        raise SpecError(render_all(problems), next_step=NEXT)
-    return LoadedJob(file, job, inventory, tree, tuple(overrides))
+        return None, problems
+    return LoadedJob(file, job, inventory, tree, texts), problems
 
 
 def _job_file(path: Path) -> Path:
@@ -83,7 +97,7 @@ def _job_file(path: Path) -> Path:
     )
 
 
-def _merged(own: Mapping, overrides: list[Override]) -> tuple[Mapping, list[Problem]]:
+def _merged(own: Mapping, overrides: Sequence[Override]) -> tuple[Mapping, list[Problem]]:
     """Recipe, job and overrides as one tree; ``layout`` is in ``train.layout`` as well."""
     overridden, _ = apply_overrides(own, overrides)
     recipe, problems = load_recipe(find(overridden, ("train", "recipe")))

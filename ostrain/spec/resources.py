@@ -15,8 +15,18 @@ def bundled_jobs() -> Path:
     return Path(str(files("jobs")))
 
 
+# Bundled benchmarks lie beside the jobs; this is how their names start.
+_BENCH = "bench_"
+
+
 def job_names() -> list[str]:
-    return sorted(path.stem for path in bundled_jobs().glob("*.yaml"))
+    """Names of the bundled jobs."""
+    return sorted(path.stem for path in bundled_jobs().glob("*.yaml") if not path.stem.startswith(_BENCH))
+
+
+def bench_names() -> list[str]:
+    """Names of the bundled benchmarks."""
+    return sorted(path.stem for path in bundled_jobs().glob(f"{_BENCH}*.yaml"))
 
 
 def find_job(path: Path) -> Path | None:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from ostrain.cli.schema import schema
 from ostrain.spec.document import load_document, plain
-from ostrain.spec.resources import bundled_jobs
+from ostrain.spec.resources import bundled_jobs, job_names
 
 
 def printed(*options: str) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def fits(value: Any, node: dict[str, Any], root: dict[str, Any]) -> bool:
     return True
 
 
-@pytest.mark.parametrize("job", sorted(path.name for path in bundled_jobs().glob("*.yaml")))
+@pytest.mark.parametrize("job", [f"{name}.yaml" for name in job_names()])
 def test_bundled_jobs_fit_their_schema(job: str) -> None:
     document = printed()
     value = plain(load_document(bundled_jobs() / job))
