@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ["OMP_NUM_THREADS"] = str(host_threads(launcher_size()))
     os.environ.setdefault("GLOG_v", "3")
     if is_scheduler():
-        from models.parallel.collectives import start
+        from models.parallel.ranks import start
 
         start()
         return 0
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         from models.settings import read_config
 
         config = read_config(options.config if options.config.is_absolute() else run_dir / options.config)
-        from models.parallel.collectives import start
+        from models.parallel.ranks import start
         from models.trainer import Trainer
 
         world = start(config.max_device_memory)

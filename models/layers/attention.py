@@ -48,7 +48,8 @@ class Rotate(nn.Cell):
 class Attention(nn.Cell):
     """Multi-head self attention over x [B, N, dim]; q and k are normalised first and rotated after.
 
-    norm_last: rotate first, then normalise (the order of v1.1).
+    norm_last: rotate first, then normalise (the order of v1.1). ``heads_exchange``: None, or how ranks that hold parts
+    of the sequence come to hold the whole of it for some of the heads (:class:`models.parallel.sequence.Ulysses`).
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Attention(nn.Cell):
         self.k_norm = RMSNorm(self.head_dim) if qk_norm else None
         self.rotate = Rotate(self.head_dim) if rope else None
         self.proj = Linear(dim, dim)
+        self.heads_exchange = None
         self._attention = ops.attention
 
     def _positioned(self, x: Tensor, norm: nn.Cell | None, rope: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -77,12 +79,18 @@ class Attention(nn.Cell):
 
     def construct(self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None) -> Tensor:
         b, n, c = x.shape
-        qkv = self.qkv(x).reshape(b, n, 3 * self.heads, self.head_dim).transpose(0, 2, 1, 3)
-        q, k, v = P.split(qkv, self.heads, axis=1)
+        qkv = self.qkv(x)
+        if self.heads_exchange is not None:
+            qkv = self.heads_exchange.sequence_to_heads(qkv.reshape(b, n, 3, self.heads, self.head_dim))
+        heads = qkv.size // (b * qkv.shape[1] * 3 * self.head_dim)
+        qkv = qkv.reshape(b, qkv.shape[1], 3 * heads, self.head_dim).transpose(0, 2, 1, 3)
+        q, k, v = P.split(qkv, heads, axis=1)
         q = self._positioned(q, self.q_norm, rope)
         k = self._positioned(k, self.k_norm, rope)
-        out = self._attention(q, k, v, None, self.scale)
-        return self.proj(out.transpose(0, 2, 1, 3).reshape(b, n, c))
+        out = self._attention(q, k, v, None, self.scale).transpose(0, 2, 1, 3)
+        if self.heads_exchange is not None:
+            out = self.heads_exchange.heads_to_sequence(out)
+        return self.proj(out.reshape(b, n, c))
 
 
 class CrossAttention(nn.Cell):
@@ -99,18 +107,29 @@ class CrossAttention(nn.Cell):
         self.q_linear = Linear(dim, dim)
         self.kv_linear = Linear(dim, 2 * dim)
         self.proj = Linear(dim, dim)
+        self.heads_exchange = None
         self._attention = ops.attention
 
     def construct(self, x: Tensor, text: Tensor, bias: Tensor | None = None) -> Tensor:
         b, n, c = x.shape
         tokens = text.shape[1]
-        q = self.q_linear(x).reshape(b, n, self.heads, self.head_dim).transpose(0, 2, 1, 3)
-        kv = self.kv_linear(text).reshape(-1, tokens, 2 * self.heads, self.head_dim).transpose(0, 2, 1, 3)
+        q = self.q_linear(x).reshape(b, n, self.heads, self.head_dim)
+        kv = self.kv_linear(text).reshape(-1, tokens, 2 * self.heads, self.head_dim)
+        heads = self.heads
+        if self.heads_exchange is not None:
+            # Queries do not see each other: rows of padding among them harm nobody.
+            q = self.heads_exchange.queries_to_heads(q)
+            heads = q.shape[2]
+            kv = self.heads_exchange.own_heads(kv.reshape(-1, tokens, 2, self.heads, self.head_dim))
+            kv = kv.reshape(-1, tokens, 2 * heads, self.head_dim)
+        kv = kv.transpose(0, 2, 1, 3)
         if text.shape[0] != b:
-            kv = P.broadcast_to(kv, (b, 2 * self.heads, tokens, self.head_dim))
-        k, v = P.split(kv, self.heads, axis=1)
-        out = self._attention(q, k, v, bias, self.scale)
-        return self.proj(out.transpose(0, 2, 1, 3).reshape(b, n, c))
+            kv = P.broadcast_to(kv, (b, 2 * heads, tokens, self.head_dim))
+        k, v = P.split(kv, heads, axis=1)
+        out = self._attention(q.transpose(0, 2, 1, 3), k, v, bias, self.scale).transpose(0, 2, 1, 3)
+        if self.heads_exchange is not None:
+            out = self.heads_exchange.heads_to_queries(out)
+        return self.proj(out.reshape(b, n, c))
 
 
 HIDDEN = -1e30  # added to a score: its weight becomes exactly zero

@@ -27,7 +27,9 @@ class TimestepEmbedder(nn.Cell):
 
     def __init__(self, hidden_size: int, dtype: ms.Type = ms.float32) -> None:
         super().__init__()
-        self.mlp = nn.SequentialCell(Linear(FEATURES, hidden_size), SiLU(), Linear(hidden_size, hidden_size))
+        self.mlp = nn.SequentialCell(
+            Linear(FEATURES, hidden_size, first=True), SiLU(), Linear(hidden_size, hidden_size)
+        )
         self.frequencies = Tensor(timestep_frequencies(FEATURES // 2))
         self.dtype = dtype
 
@@ -55,7 +57,7 @@ class CaptionEmbedder(nn.Cell):
 
     def __init__(self, channels: int, hidden_size: int, tokens: int) -> None:
         super().__init__()
-        self.y_proj = Mlp(channels, hidden_size, hidden_size)
+        self.y_proj = Mlp(channels, hidden_size, hidden_size, first=True)
         self.y_embedding = parameter(tokens, channels, trainable=False)
 
     def construct(self, captions: Tensor, drop_ids: Tensor | None = None) -> Tensor:
@@ -72,9 +74,13 @@ class PatchProjection(nn.Cell):
         super().__init__()
         self.weight = parameter(hidden_size, channels, *patch)
         self.bias = parameter(hidden_size)
+        self.first = True
+        self.source = None
         self._linear = ops.linear
 
     def construct(self, patches: Tensor) -> Tensor:
+        if self.source is not None:
+            return self.source(patches)
         return self._linear(patches, self.weight.reshape(self.weight.shape[0], -1), self.bias)
 
 
@@ -99,12 +105,16 @@ class PatchEmbed3D(nn.Cell):
         self.proj = PatchProjection(patch, channels, hidden_size)
 
     def construct(self, x: Tensor) -> Tensor:
+        patches = self.patches(x)
+        return self.proj(patches.reshape(patches.shape[0], -1, patches.shape[-1]))
+
+    def patches(self, x: Tensor) -> Tensor:
+        """x [B, C, T, H, W] -> [B, t, h * w, C * patch volume]."""
         pt, ph, pw = self.patch
         x = zero_pad(zero_pad(zero_pad(x, 4, pw), 3, ph), 2, pt)
         b, c, t, h, w = x.shape
         x = x.reshape(b, c, t // pt, pt, h // ph, ph, w // pw, pw)
-        x = x.transpose(0, 2, 4, 6, 1, 3, 5, 7).reshape(b, -1, c * pt * ph * pw)
-        return self.proj(x)
+        return x.transpose(0, 2, 4, 6, 1, 3, 5, 7).reshape(b, t // pt, -1, c * pt * ph * pw)
 
 
 class PositionTable2D(nn.Cell):

@@ -15,15 +15,23 @@ def parameter(*shape: int, value: float = 0.0, trainable: bool = True) -> Parame
 
 
 class Linear(nn.Cell):
-    """x [..., in] -> [..., out], in x's dtype. ``weight`` [out, in], ``bias`` [out]."""
+    """x [..., in] -> [..., out], in x's dtype. ``weight`` [out, in], ``bias`` [out].
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+    ``source``, here and in other cells with parameters of their own: None, or who gives the parameters and takes their
+    gradients in place of the framework (:mod:`models.parallel.sources`). ``first``: x is data, nothing before learns.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, first: bool = False) -> None:
         super().__init__()
         self.weight = parameter(out_features, in_features)
         self.bias = parameter(out_features) if bias else None
+        self.first = first
+        self.source = None
         self._linear = ops.linear
 
     def construct(self, x: Tensor) -> Tensor:
+        if self.source is not None:
+            return self.source(x)
         return self._linear(x, self.weight, self.bias)
 
 
@@ -41,9 +49,9 @@ class SiLU(nn.Cell):
 class Mlp(nn.Cell):
     """fc1, GELU (tanh approximation), fc2, on the last axis."""
 
-    def __init__(self, in_features: int, hidden_features: int, out_features: int) -> None:
+    def __init__(self, in_features: int, hidden_features: int, out_features: int, first: bool = False) -> None:
         super().__init__()
-        self.fc1 = Linear(in_features, hidden_features)
+        self.fc1 = Linear(in_features, hidden_features, first=first)
         self.fc2 = Linear(hidden_features, out_features)
         self._gelu = ops.gelu
 
@@ -57,10 +65,12 @@ class RMSNorm(nn.Cell):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.weight = parameter(dim, value=1.0)
+        self.source = None
         self._rms_norm = ops.rms_norm
 
     def construct(self, x: Tensor) -> Tensor:
-        return self._rms_norm(x, self.weight)
+        weight = self.weight if self.source is None else self.source("weight")
+        return self._rms_norm(x, weight)
 
 
 def as_dtype(name: str) -> ms.Type:

@@ -35,16 +35,18 @@ class FinalLayer(nn.Cell):
         super().__init__()
         self.linear = Linear(hidden_size, patch_volume * out_channels)
         self.scale_shift_table = parameter(2, hidden_size)
+        self.source = None
         self._norm_modulate = ops.norm_modulate
 
     def construct(
         self, x: Tensor, t: Tensor, x_mask: Tensor | None = None, t0: Tensor | None = None, frames: int = 1
     ) -> Tensor:
         b, n, c = x.shape
-        shift, scale = modulation(self.scale_shift_table, t.reshape(-1, 1, c), None, None)
+        table = self.scale_shift_table if self.source is None else self.source("scale_shift_table")
+        shift, scale = modulation(table, t.reshape(-1, 1, c), None, None)
         x = self._norm_modulate(x.reshape(b, frames, n // frames, c), shift, scale)
         if x_mask is not None:
-            shift, scale = modulation(self.scale_shift_table, t0.reshape(-1, 1, c), None, None)
+            shift, scale = modulation(table, t0.reshape(-1, 1, c), None, None)
             zero = self._norm_modulate(x, shift, scale)
             x = P.where(x_mask.reshape(b, frames, 1, 1), x, zero)
         return self.linear(x.reshape(b, n, c))

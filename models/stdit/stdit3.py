@@ -29,6 +29,8 @@ class STDiT3Block(nn.Cell):
         self.cross_attn = CrossAttention(hidden, config.num_heads)
         self.mlp = Mlp(hidden, int(hidden * config.mlp_ratio), hidden)
         self.scale_shift_table = parameter(6, hidden)
+        self.source = None
+        self.frames_exchange = None
         self._norm_modulate = ops.norm_modulate
         self._gate_add = ops.gate_add
 
@@ -37,8 +39,14 @@ class STDiT3Block(nn.Cell):
         b, t, s, c = x.shape
         if not self.temporal:
             return self.attn(x.reshape(b * t, s, c)).reshape(b, t, s, c)
+        if self.frames_exchange is not None:
+            x = self.frames_exchange.to_whole_frames(x)
+        b, t, s, c = x.shape
         x = x.transpose(0, 2, 1, 3).reshape(b * s, t, c)
-        return self.attn(x, rope).reshape(b, s, t, c).transpose(0, 2, 1, 3)
+        x = self.attn(x, rope).reshape(b, s, t, c).transpose(0, 2, 1, 3)
+        if self.frames_exchange is not None:
+            x = self.frames_exchange.to_own_frames(x)
+        return x
 
     def construct(
         self,
@@ -54,9 +62,8 @@ class STDiT3Block(nn.Cell):
         """x [B, frames * S, C], y [B or 1, L, C], t and t0 [B, 6 C], x_mask bool [B, frames] -> x's shape."""
         b, n, c = x.shape
         zero = None if t0 is None else t0.reshape(-1, 6, c)
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation(
-            self.scale_shift_table, t.reshape(-1, 6, c), zero, x_mask
-        )
+        table = self.scale_shift_table if self.source is None else self.source("scale_shift_table")
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation(table, t.reshape(-1, 6, c), zero, x_mask)
         x = x.reshape(b, frames, n // frames, c)
         x = self._gate_add(x, gate_a, self._attend(self._norm_modulate(x, shift_a, scale_a), rope))
         x = x.reshape(b, n, c)
@@ -70,6 +77,10 @@ class STDiT3(nn.Cell):
 
     All randomness is an input: captions are dropped where ``drop_ids`` says so and nowhere else. Parameters are
     float32; activations are ``dtype`` (fp32, fp16 or bf16), the result is float32.
+
+    ``sequence``: None, or how several ranks share the tokens of a sample (:mod:`models.parallel.sequence`).
+    ``spatial_runs``, ``temporal_runs``: None, or what runs the blocks instead of themselves, in eager mode
+    (:mod:`models.parallel.recompute`).
     """
 
     def __init__(self, config: ModelConfig, dtype: str = "fp32") -> None:
@@ -92,6 +103,7 @@ class STDiT3(nn.Cell):
         self.spatial_blocks = nn.CellList([STDiT3Block(config, temporal=False) for _ in range(config.depth)])
         self.temporal_blocks = nn.CellList([STDiT3Block(config, temporal=True) for _ in range(config.depth)])
         self.final_layer = FinalLayer(hidden, math.prod(self.patch_size), self.out_channels)
+        self.sequence, self.spatial_runs, self.temporal_runs = None, None, None
         self._freeze(config)
 
     def _freeze(self, config: ModelConfig) -> None:
@@ -140,11 +152,35 @@ class STDiT3(nn.Cell):
         fps, height, width: [b] float, frames a second and pixels; sample 0's size scales the position table.
         drop_ids: [B], 1 = replace the caption by the null caption.
         """
+        _, _, frames, rows, columns = x.shape
+        tokens = self.tokens(x, timestep, y, mask, x_mask, fps, height, width, drop_ids)
+        if self.sequence is not None:
+            tokens = self.sequence.gather(tokens)
+        grid = self.token_grid(frames, rows, columns)
+        return self._unpatchify(tokens, grid)[:, :, :frames, :rows, :columns].astype(ms.float32)
+
+    def tokens(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        y: Tensor,
+        mask: Tensor | None = None,
+        x_mask: Tensor | None = None,
+        fps: Tensor | None = None,
+        height: Tensor | None = None,
+        width: Tensor | None = None,
+        drop_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Arguments of :meth:`construct` -> [B, t, s, patch volume * out_channels]: this rank's tokens of the output.
+
+        Without sequence parallelism these are all of them, t frames of s patches.
+        """
         batch, _, frames, rows, columns = x.shape
         t_count, h_count, w_count = self.token_grid(frames, rows, columns)
         spatial = h_count * w_count
         scale = P.sqrt(height.astype(ms.float32)[0] * width.astype(ms.float32)[0]) / self.input_sq_size
         positions = self.pos_embed(h_count, w_count, scale, round(spatial**0.5)).astype(self.dtype)
+        positions = positions.reshape(1, 1, spatial, positions.shape[-1])
 
         fps = self.fps_embedder(fps.reshape(-1, 1), batch)
         t = self.t_embedder(timestep) + fps
@@ -155,21 +191,35 @@ class STDiT3(nn.Cell):
             t0_mlp = self.t_block(t0)
 
         y, text_bias = self.encode_text(y.astype(self.dtype), mask, drop_ids)
-        x = self.x_embedder(x.astype(self.dtype))
-        width_c = x.shape[-1]
-        x = x.reshape(batch, t_count, spatial, width_c) + positions.reshape(1, 1, spatial, width_c)
-        x = x.reshape(batch, t_count * spatial, width_c)
+        x = self.x_embedder.patches(x.astype(self.dtype))
+        if self.sequence is not None:
+            self.sequence.begin(t_count, spatial)
+            x = self.sequence.split(x)
+            positions = self.sequence.split_positions(positions)
+            x_mask = self.sequence.split_frames(x_mask)
+        t_local, s_local = x.shape[1], x.shape[2]
+        x = self.x_embedder.proj(x) + positions
+        x = x.reshape(batch, t_local * s_local, x.shape[-1])
 
         rope = self.rope(t_count)
+        spatial_blocks = self.spatial_blocks if self.spatial_runs is None else self.spatial_runs
+        temporal_blocks = self.temporal_blocks if self.temporal_runs is None else self.temporal_runs
         for index in range(len(self.spatial_blocks)):
-            x = self.spatial_blocks[index](x, y, t_mlp, text_bias, x_mask, t0_mlp, None, t_count)
-            x = self.temporal_blocks[index](x, y, t_mlp, text_bias, x_mask, t0_mlp, rope, t_count)
+            x = spatial_blocks[index](x, y, t_mlp, text_bias, x_mask, t0_mlp, None, t_local)
+            x = temporal_blocks[index](x, y, t_mlp, text_bias, x_mask, t0_mlp, rope, t_local)
 
-        x = self.final_layer(x, t, x_mask, t0, t_count)
-        return self._unpatchify(x, (t_count, h_count, w_count))[:, :, :frames, :rows, :columns].astype(ms.float32)
+        x = self.final_layer(x, t, x_mask, t0, t_local)
+        return x.reshape(batch, t_local, s_local, x.shape[-1])
+
+    def stages(self) -> list[list[str]]:
+        """Prefixes of parameters in the order the forward pass uses them; those of one entry are used together."""
+        first = ["x_embedder.", "t_embedder.", "fps_embedder.", "t_block.", "y_embedder."]
+        depth = range(len(self.spatial_blocks))
+        blocks = [[f"{kind}_blocks.{index}."] for index in depth for kind in ("spatial", "temporal")]
+        return [first, *blocks, ["final_layer."]]
 
     def _unpatchify(self, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """x [B, tokens, patch volume * channels] -> [B, channels, T, H, W], padding included."""
+        """x [B, t, s, patch volume * channels] -> [B, channels, T, H, W], padding included."""
         pt, ph, pw = self.patch_size
         t, h, w = grid
         x = x.reshape(x.shape[0], t, h, w, pt, ph, pw, self.out_channels).transpose(0, 7, 1, 4, 2, 5, 3, 6)
