@@ -74,35 +74,43 @@ def survey(folder: Path) -> list[Local]:
 
 def look(path: Path, step: int) -> Local:
     """One step's folder: its manifest, and which of the shards listed there it has."""
+    manifest, problem = read_manifest(path, step)
+    if manifest is None:
+        return Local(step, path.name, "", 0.0, 0, (), (problem,), None)
+    return examine(path, manifest)
+
+
+def read_manifest(path: Path, step: int) -> tuple[Manifest | None, str]:
+    """(the manifest in a step's folder, or None and what is wrong with it)."""
     try:
         manifest = Manifest.decode((path / MANIFEST).read_bytes())
-        if manifest.step != step:
-            raise BadManifest(f"is that of step {manifest.step}")
     except FileNotFoundError:
-        return Local(step, path.name, "", 0.0, 0, (), (f"{MANIFEST} is missing",), None)
-    except (BadManifest, OSError) as error:
-        why = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
-        return Local(step, path.name, "", 0.0, 0, (), (f"{MANIFEST} {why}",), None)
+        return None, f"{MANIFEST} is missing"
+    except OSError as error:
+        return None, f"{MANIFEST} cannot be read: {error.strerror}"
+    except BadManifest as error:
+        return None, f"{MANIFEST} {error}"
+    if manifest.step != step:
+        return None, f"{MANIFEST} is that of step {manifest.step}"
+    return manifest, ""
+
+
+def examine(path: Path, manifest: Manifest) -> Local:
+    """Which of the manifest's files are at ``path``, as far as sizes tell. Shards may well be on other nodes."""
     present, problems = [], []
     for number, shard in enumerate(manifest.shards):
         problem = size_problem(path / shard.file, shard.size)
         if not problem:
             present.append(number)
-        elif "missing" not in problem:
+        elif (path / shard.file).exists():
             problems.append(problem)
     state_problem = size_problem(path / STATE, manifest.state_size)
     if state_problem:
         problems.append(state_problem)
     return Local(
-        step,
-        path.name,
-        manifest.digest(),
-        manifest.time,
-        len(manifest.shards),
-        tuple(present),
-        tuple(problems),
+        manifest.step, path.name, manifest.digest, manifest.time, len(manifest.shards), tuple(present), tuple(problems),
         manifest,
-    )
+    )  # fmt: skip
 
 
 def size_problem(path: Path, size: int) -> str:
@@ -137,12 +145,18 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def hash_bytes(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def recover(folder: Path) -> list[str]:
     """Puts the folder in order after a crash; names of what was removed. For the one process that may write there.
 
     Sealed folders stay: together with those of other nodes they may be a whole checkpoint.
     """
     removed = []
+    for part in folder.glob("step-*/.*.part"):
+        part.unlink()
     for name in sorted(_names(folder)):
         path, match = folder / name, _LEFT_OVER.fullmatch(name)
         if match is None or (match[2] == "writing" and (path / MANIFEST).exists()):

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 FORMAT = 2
@@ -59,10 +60,11 @@ class Manifest:
 
     def encode(self) -> bytes:
         """JSON that carries its own SHA-256, so that a damaged manifest is known as such."""
-        record = self._record()
-        return _canonical({**record, "sha256": _digest(record)}) + b"\n"
+        return _canonical({**self._record(), "sha256": self.digest}) + b"\n"
 
+    @cached_property
     def digest(self) -> str:
+        """SHA-256 of the content: equal manifests have equal ones."""
         return _digest(self._record())
 
     def _record(self) -> dict[str, Any]:

@@ -13,6 +13,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor
 
+from models.checkpoint.manifest import MANIFEST
+from models.checkpoint.read import model_of
 from models.checkpoint.tensors import BadTensors, Source, read_tensors, source
 from models.config import TrainConfig
 from models.exits import BAD_CHECKPOINT, BAD_CONFIG, PayloadError
@@ -76,7 +78,7 @@ def restore(train: TrainStep, path: Path | None) -> None:
 def initialize_from(train: TrainStep, path: Path) -> None:
     """Weights of ``init_from`` into the model and its averages: read by rank 0, sent to all. PayloadError."""
     if train.world.rank == 0:
-        weights = _read(_weights_file(path))
+        weights = weights_of(path)
         # The table of rotary frequencies is fixed: files with and without it are both whole.
         wrong = [line for line in mismatches(train.model, weights) if not line.startswith("missing: rope.freqs ")]
         if wrong:
@@ -166,8 +168,15 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         ) from None
 
 
+def weights_of(path: Path) -> dict[str, np.ndarray]:
+    """Weights by name: of a checkpoint ``step-N`` (its model, not its averages), a model's folder, or a file."""
+    if path.is_dir() and (path / MANIFEST).exists() and not (path / MODEL).exists():
+        return model_of(path)
+    return _read(_weights_file(path))
+
+
 def _weights_file(path: Path) -> Path:
-    """The weights in a folder (a checkpoint of ours, a published model), or the file itself."""
+    """The weights in the folder of a published model, or the file itself."""
     if path.is_dir():
         return path / MODEL
     if path.suffix in (".ckpt", ".pth", ".pt", ".bin"):
