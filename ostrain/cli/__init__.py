@@ -18,6 +18,7 @@ COMMANDS = {
     "resume": ("ostrain.cli.resume", "Start a run that has ended again, from its newest checkpoint."),
     "rm": ("ostrain.cli.rm", "Delete a run: its directories, its checkpoints, its entry."),
     "render": ("ostrain.cli.render", "Print the files and commands a job compiles to."),
+    "bench": ("ostrain.cli.bench", "Run a matrix of layouts, measure and compare them."),
     "schema": ("ostrain.cli.schema", "Print the JSON schema of job files, for editors."),
 }
 

@@ -1,0 +1,1 @@
+"""Benchmarks: a matrix of jobs run one after the other, measured, compared with each other and with the last time."""
