@@ -1,10 +1,14 @@
-"""Resolutions and aspect ratios of Open-Sora 1.2. Upstream: opensora/datasets/aspect.py (tables as shipped there).
+"""Resolutions and aspect ratios of Open-Sora 1.1 and 1.2. Upstream: opensora/datasets/aspect.py (tables as shipped).
 
 A resolution has a nominal number of pixels and a table from the text of a ratio (height / width) to the size
-(height, width) in pixels. Ratios of clips are matched to the nearest text; the first one wins a tie.
+(height, width) in pixels. Ratios of clips are matched to the nearest text; the first one wins a tie. v1.1 has the same
+tables, without the resolutions that v1.2 added.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterable
 
 Size2D = tuple[int, int]
 
@@ -144,6 +148,47 @@ def _tables() -> dict[str, tuple[int, dict[str, Size2D]]]:
 
 
 TABLES = _tables()
+ADDED_IN_V1_2 = ("2k", "2048", "2880")
+
+# Ratios (height / width) that the shipped tables were computed for. v1.2 names its ratios by whole numbers and so
+# moves the last one from 1 / 0.48 to 50:27; the shipped tables are still those of v1.1.
+RATIOS = {
+    "v1.1": (
+        3 / 8, 9 / 21, 0.48, 1 / 2, 9 / 17, 1 / 1.85, 9 / 16, 5 / 8, 2 / 3, 3 / 4, 1.0, 4 / 3, 3 / 2, 16 / 9, 17 / 9,
+        2.0, 1 / 0.48,
+    ),
+    "v1.2": tuple(int(height) / int(width) for height, width in (name.split(":") for name in RATIO_NAMES)),
+}  # fmt: skip
+
+
+def computed_sizes(pixels: int, ratios: Iterable[float]) -> dict[str, Size2D]:
+    """Ratio text -> (height, width) with about ``pixels`` pixels and even sides.
+
+    The rule behind the shipped tables, some of which were rounded by hand: use :func:`sizes` for training.
+    """
+
+    def even(side: float) -> int:
+        up = math.ceil(side)
+        return up if up % 2 == 0 else math.floor(side)
+
+    table = {}
+    for ratio in ratios:
+        height = even((pixels * ratio) ** 0.5 + 1e-4)
+        table[f"{ratio:.2f}"] = (height, even(height / ratio + 1e-4))
+    return table
+
+
+def num_frames(name: str | int) -> int:
+    """Frames of a length: ``4x`` and ``8s`` by name, anything else as a number. ValueError for neither."""
+    text = str(name)
+    if text in NUM_FRAMES:
+        return NUM_FRAMES[text]
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(
+            f"unknown length {text!r}: give a number of frames or one of {', '.join(NUM_FRAMES)}"
+        ) from None
 
 
 def num_pixels(resolution: str) -> int:
