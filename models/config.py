@@ -162,11 +162,15 @@ class LogConfig(Section):
 
 
 class LayoutConfig(Section):
-    """Degrees of parallelism; dp follows as world / sp."""
+    """Degrees of parallelism; dp follows as world / sp.
+
+    unit_size: parameters whose gradients, and shards, travel together, at least; blocks are not divided.
+    """
 
     sp: Positive = 1
     sp_kind: Literal["ulysses", "dsp"] = "ulysses"
     zero: Annotated[int, Field(ge=0, le=3)] = 0
+    unit_size: Positive = 4 << 20
 
 
 MASK_NAMES = (
@@ -226,10 +230,6 @@ class TrainConfig(Section):
 def not_yet_runnable(config: TrainConfig) -> list[tuple[tuple[str, ...], str]]:
     """What this version's payload can render but not run: (path below ``train``, why)."""
     found = []
-    if config.layout.sp > 1:
-        found.append((("layout", "sp"), "this version of the payload trains data parallel only; set sp to 1"))
-    if config.layout.zero > 0:
-        found.append((("layout", "zero"), "this version of the payload trains data parallel only; set zero to 0"))
     if config.autoencoder.type != "identity":
         found.append((("autoencoder", "type"), "this version of the payload trains on pixels; set type to identity"))
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -119,6 +120,40 @@ class RFlow:
         out = model(x_t, t, y, mask, x_mask, fps, height, width, drop_ids)
         return self.velocity_loss(out, x_start, noise, x_mask)
 
+    def token_loss(
+        self,
+        model: Any,
+        x_start: Tensor,
+        t: Tensor,
+        noise: Tensor,
+        y: Tensor,
+        mask: Tensor | None,
+        x_mask: Tensor | None,
+        fps: Tensor,
+        height: Tensor,
+        width: Tensor,
+        drop_ids: Tensor | None = None,
+    ) -> Tensor:
+        """The part of :meth:`loss` that this rank's tokens make, float32 [B], where ranks share a sample's tokens.
+
+        The sum over the sequence-parallel group is :meth:`loss`; nothing is gathered for it.
+        """
+        x_t = self.noised_input(x_start, t, noise, x_mask)
+        out = model.tokens(x_t, t, y, mask, x_mask, fps, height, width, drop_ids).astype(ms.float32)
+        b, c, frames, rows, columns = x_start.shape
+        wanted = model.sequence.split(_channels_last(model.x_embedder.patches(x_start - noise), c))
+        if x_mask is None:
+            share = P.ones((b, 1, frames, 1, 1), ms.float32) / (c * frames * rows * columns)
+        else:
+            counts = x_mask.astype(ms.float32)
+            share = (counts / counts.sum(-1, keepdims=True) / (c * rows * columns)).reshape(b, 1, frames, 1, 1)
+        # Patches beyond the edge and tokens beyond the end weigh nothing.
+        share = P.broadcast_to(share, (b, c, frames, rows, columns))
+        share = model.sequence.split(_channels_last(model.x_embedder.patches(share), c))
+        out = out.reshape((*out.shape[:-1], -1, model.out_channels))[..., :c]
+        difference = out.reshape(wanted.shape) - wanted
+        return (difference * difference * share).reshape(b, -1).sum(-1)
+
     def velocity_loss(self, out: Tensor, x_start: Tensor, noise: Tensor, x_mask: Tensor | None) -> Tensor:
         """Per-sample loss float32 [B] of a network output [B, C or 2 C, T, H, W]."""
         b, c, frames, _, _ = x_start.shape
@@ -191,6 +226,12 @@ class RFlow:
             if on is not None:
                 z = P.where(_per_frame(on), z, kept)
         return z
+
+
+def _channels_last(patches: Tensor, channels: int) -> Tensor:
+    """[B, t, s, channels * volume] -> [B, t, s, volume * channels], the order of a model's output tokens."""
+    b, t, s, length = patches.shape
+    return patches.reshape(b, t, s, channels, length // channels).transpose(0, 1, 2, 4, 3).reshape(b, t, s, length)
 
 
 def _per_frame(mask: np.ndarray) -> Tensor:

@@ -16,6 +16,7 @@ gate_add            residual + gate * x
 adamw_update        one AdamW step of one parameter, in place
 lerp_update         target = decay * target + (1 - decay) * value, in place
 sum_of_squares      scalar float32 sum of squares of one tensor
+total_squares       sum of squares of many tensors as a Python float; not for compiled functions
 ==================  ====================================================================================
 """
 
@@ -38,6 +39,7 @@ OPERATORS = (
     "rms_norm",
     "silu",
     "sum_of_squares",
+    "total_squares",
 )
 
 

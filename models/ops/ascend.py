@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mindspore as ms
 from mindspore import Tensor, mint
 from mindspore import ops as P
@@ -20,6 +22,7 @@ __all__ = [
     "rms_norm",
     "silu",
     "sum_of_squares",
+    "total_squares",
 ]
 
 
@@ -64,3 +67,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float
     return P.flash_attention_score(
         q, k, v, q.shape[1], attn_mask=hidden, scalar_value=scale, input_layout="BNSD"
     )  # fmt: skip
+
+
+def total_squares(tensors: Sequence[Tensor]) -> float:
+    """On the device in float32 (it has no float64), one transfer for all tensors."""
+    return float(P.addn([sum_of_squares(tensor) for tensor in tensors]).asnumpy())

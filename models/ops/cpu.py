@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn
 from mindspore import ops as P
 
@@ -22,7 +24,11 @@ __all__ = [
     "rms_norm",
     "silu",
     "sum_of_squares",
+    "total_squares",
 ]
+
+# Elements summed at once on the host: they stay in the cache.
+_CHUNK = 1 << 16
 
 _GELU_LINEAR = 2.0 * math.sqrt(2.0 / math.pi)
 _GELU_CUBIC = 0.044715 * _GELU_LINEAR
@@ -99,3 +105,14 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float
     if bias is not None:
         scores = scores + bias
     return _bmm(_softmax(scores.astype(ms.float64)).astype(q.dtype), v)
+
+
+def total_squares(tensors: Sequence[Tensor]) -> float:
+    """In float64: however the elements are spread over tensors and ranks, sums agree to the last bit of a float32."""
+    total = 0.0
+    for tensor in tensors:
+        flat = tensor.asnumpy().reshape(-1)
+        for start in range(0, flat.size, _CHUNK):
+            part = flat[start : start + _CHUNK].astype(np.float64)
+            total += float(np.dot(part, part))
+    return total

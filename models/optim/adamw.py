@@ -40,10 +40,7 @@ class AdamW(nn.Cell):
     def advance(self, lr: float) -> Tensor:
         """Counts one step and returns its factors, float32 [3]: see :func:`models.ops.common.adamw_update`."""
         self.count += 1
-        correction1 = 1.0 - self.betas[0] ** self.count
-        correction2 = 1.0 - self.betas[1] ** self.count
-        factors = (1.0 - lr * self.config.weight_decay, lr / correction1, math.sqrt(correction2))
-        return Tensor(np.asarray(factors, np.float32))
+        return Tensor(np.asarray(factors(self.config, self.count, lr), np.float32))
 
     def construct(self, grads: tuple[Tensor, ...], hyper: Tensor) -> bool:
         for index in range(len(self.params)):
@@ -73,6 +70,13 @@ class AdamW(nn.Cell):
         for name, slot in slots.items():
             slot.set_data(Tensor(np.ascontiguousarray(state[name], np.float32)))
         self.count = int(state["step"])
+
+
+def factors(config: OptimizerConfig, count: int, lr: float) -> tuple[float, float, float]:
+    """1 - lr * weight_decay, lr / (1 - beta1**count), sqrt(1 - beta2**count): what changes from step to step."""
+    correction1 = 1.0 - config.betas[0] ** count
+    correction2 = 1.0 - config.betas[1] ** count
+    return 1.0 - lr * config.weight_decay, lr / correction1, math.sqrt(correction2)
 
 
 def _zeros_like(param: Parameter, prefix: str) -> Parameter:

@@ -18,6 +18,9 @@ from mindspore.communication import GlobalComm, create_group
 from models import ops
 from models.parallel.traffic import Traffic
 
+# Communicators made in this process, by name: making one twice is an error.
+_made: set[str] = set()
+
 
 class Group:
     """``ranks`` that exchange tensors; ``rank`` is this one's place among them."""
@@ -91,6 +94,8 @@ def make_groups(world: int, rank: int, families: Sequence[Sequence[Sequence[int]
         name = None
         if 1 < len(mine) < world:
             name = f"family{number}-" + "-".join(str(member) for member in mine)
-            create_group(name, list(mine))
+            if name not in _made:
+                create_group(name, list(mine))
+                _made.add(name)
         groups.append(Group(mine, list(mine).index(rank), traffic, name))
     return groups

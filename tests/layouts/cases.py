@@ -1,0 +1,106 @@
+"""What is compared: a small STDiT3 on shapes that need padding, and the layouts it is trained under."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from models.config import TrainConfig
+from models.data.batch import MicroBatch
+from models.data.order import slots
+from models.rng import stream
+
+STEPS = 10
+# 12 samples: divisible by 4 ranks x 3 micro steps.
+GLOBAL_BATCH = 12
+# Latents of 3 channels, 5 frames, 10 x 6: patches 5 x (5 x 3) = 5 frames of 15 tokens, divisible by neither 2 nor 4.
+SIZE = (3, 5, 10, 6)
+TEXT = (7, 12)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to train: a layout, recomputation, micro steps."""
+
+    sp: int = 1
+    sp_kind: str = "ulysses"
+    zero: int = 0
+    recompute: int = 0
+    accumulation: int = 1
+    jit: str = "off"
+    options: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def name(self, world: int) -> str:
+        kind = f"-{self.sp_kind}{self.sp}" if self.sp > 1 else ""
+        again = f"-recompute{self.recompute}" if self.recompute else ""
+        compiled = "-jit" if self.jit == "on" else ""
+        return f"dp{world // self.sp}{kind}-zero{self.zero}{again}-x{self.accumulation}{compiled}"
+
+
+def config(case: Case, **changes: Any) -> TrainConfig:
+    """A training configuration of the case; ``changes`` replace whole sections or values."""
+    values: dict[str, Any] = {
+        "model": {
+            "in_channels": SIZE[0], "hidden_size": 32, "depth": 2, "num_heads": 4, "patch_size": [1, 2, 2],
+            "caption_channels": TEXT[1], "model_max_length": TEXT[0], "class_dropout_prob": 0.2,
+        },
+        "autoencoder": {"type": "identity"},
+        # At eps 1e-8 Adam turns rounding noise of gradients that are zero into whole steps.
+        "optimizer": {"lr": 1e-3, "eps": 1e-5, "weight_decay": 0.01, "max_grad_norm": 0.5},
+        "ema_decay": 0.9,
+        "mask_ratios": {"random": 0.5},
+        "layout": {"sp": case.sp, "sp_kind": case.sp_kind, "zero": case.zero, "unit_size": 15000},
+        "recompute": case.recompute if case.recompute > 1 else bool(case.recompute),
+        "gradient_accumulation_steps": case.accumulation,
+        "batch_size": GLOBAL_BATCH,
+        "jit": case.jit,
+        "dtype": "fp32",
+        "seed": 7,
+    }  # fmt: skip
+    return TrainConfig(**(values | case.options | changes))
+
+
+def micro_batches(
+    step: int, rank: int, ranks: int, accumulation: int, size: tuple[int, ...] = SIZE
+) -> list[MicroBatch]:
+    """A data-parallel rank's part of the global batch of a step: every sample is a function of step and slot."""
+    return [
+        _batch([_sample(step, slot, size) for slot in part], size)
+        for part in slots(GLOBAL_BATCH, rank, ranks, accumulation)
+    ]
+
+
+def _sample(step: int, slot: int, size: tuple[int, ...]) -> dict[str, Any]:
+    draw = stream(11, "sample", step, slot)
+    frames = size[1]
+    frame_mask = draw.random(frames) < 0.7
+    frame_mask[int(draw.integers(frames))] = True
+    text = np.zeros(TEXT[0], np.int32)
+    text[: int(draw.integers(1, TEXT[0] + 1))] = 1
+    return {
+        "x": draw.standard_normal(size, np.float32),
+        "noise": draw.standard_normal(size, np.float32),
+        "t": float(draw.random() * 1000),
+        "y": draw.standard_normal(TEXT, np.float32),
+        "mask": text,
+        "x_mask": frame_mask,
+        "drop": draw.random() < 0.2,
+        # One sample in nine is a clip that could not be decoded.
+        "weight": float(draw.random() > 1 / 9),
+    }
+
+
+def _batch(samples: list[dict[str, Any]], size: tuple[int, ...]) -> MicroBatch:
+    def stacked(name: str, dtype: Any) -> np.ndarray:
+        return np.stack([np.asarray(sample[name], dtype) for sample in samples])
+
+    count = len(samples)
+    return MicroBatch(
+        x=stacked("x", np.float32), t=stacked("t", np.float32), noise=stacked("noise", np.float32),
+        y=stacked("y", np.float32)[:, None], mask=stacked("mask", np.int32), x_mask=stacked("x_mask", bool),
+        fps=np.full(count, 24, np.float32), height=np.full(count, 8.0 * size[2], np.float32),
+        width=np.full(count, 8.0 * size[3], np.float32), drop_ids=stacked("drop", np.int32),
+        weights=stacked("weight", np.float32), failures=(),
+    )  # fmt: skip

@@ -1,0 +1,84 @@
+"""One rank of a comparison: trains every case of a list and writes what happened. Started alone or by msrun.
+
+``python -m tests.layouts.worker FOLDER``: FOLDER/cases.json in, FOLDER/<case>/rank-R.npz out. ``breaks`` names a
+deliberate mistake (tests/layouts/breaks.py).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.layouts.breaks import apply_break
+from tests.layouts.cases import STEPS, Case, config, micro_batches
+
+
+def main(folder: Path) -> None:
+    from models.parallel.ranks import start
+
+    world = start()
+    for entry in json.loads((folder / "cases.json").read_text()):
+        case, steps = Case(**entry["case"]), entry.get("steps", STEPS)
+        target = folder / entry["name"]
+        target.mkdir(exist_ok=True)
+        undo = apply_break(entry.get("breaks"))
+        begin = time.perf_counter()
+        values = train(world, case, steps)
+        undo()
+        np.savez(target / f"rank-{world.rank}.npz", seconds=time.perf_counter() - begin, **values)
+        print(f"{entry['name']} {time.perf_counter() - begin:.1f} s", flush=True)
+    world.barrier()
+    time.sleep(0.5)  # a rank that leaves while another still receives breaks that one's last collective
+
+
+def train(world: Any, case: Case, steps: int) -> dict[str, np.ndarray]:
+    """Losses, norms, traffic of every step; this rank's parts of the first step's gradients and of the end's state."""
+    from models.parallel.mesh import Mesh
+    from models.step import TrainStep
+
+    settings = config(case)
+    step = TrainStep(settings, Mesh(world, settings.layout), fixed_shape=True)
+    step.prepare()
+    values: dict[str, np.ndarray] = {}
+    apply = step.update.apply
+
+    def first_apply(factor: float, lr: float) -> None:
+        values.update(_gradients(step))
+        step.update.apply = apply
+        apply(factor, lr)
+
+    step.update.apply = first_apply
+    losses, norms, traffic = [], [], []
+    for number in range(steps):
+        batches = micro_batches(number, step.mesh.dp_rank, step.mesh.dp, case.accumulation)
+        result = step.run(batches, settings.optimizer.lr)
+        losses.append(result.loss)
+        norms.append(result.grad_norm)
+        traffic.append(result.comm)
+    for piece in step.pieces():
+        values[f"state/{piece.kind}/{piece.name}/{piece.start}"] = piece.values().copy()
+    return values | {
+        "losses": np.array(losses),
+        "norms": np.array(norms),
+        "traffic": np.array(json.dumps(traffic)),
+    }
+
+
+def _gradients(step: Any) -> dict[str, np.ndarray]:
+    """Summed gradients before the update, divided as the optimizer has them: name and start -> flat values."""
+    found = {}
+    flat = [gradient.asnumpy().reshape(-1) for unit in step.update._gradients for gradient in unit]
+    for values, target in zip(flat, step.update.targets, strict=True):
+        for held in target.ranges:
+            part = values[held.offset : held.offset + held.stop - held.start]
+            found[f"gradient/{held.name}/{held.start}"] = part.copy()
+    return found
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
