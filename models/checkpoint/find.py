@@ -16,6 +16,7 @@ from models.checkpoint.manifest import MANIFEST, STATE, Manifest
 from models.checkpoint.places import Places, meet
 from models.checkpoint.together import describe_error, raise_together
 from models.exits import BAD_CHECKPOINT, PayloadError
+from models.files import write_atomic
 from models.parallel.world import World
 
 
@@ -130,13 +131,14 @@ class _Search:
     def newest_whole(self) -> _Chosen | None:
         for candidate in self._candidates():
             manifest = self._manifest(candidate)
+            self._take_orphans(candidate, manifest)
             chosen = self._verify(candidate, manifest)
             if chosen is not None:
                 return chosen
         return None
 
     def _candidates(self) -> list[_Candidate]:
-        """Newest first. What cannot be read at all is a problem and no candidate."""
+        """Newest first. What has no manifest to go by is a problem, and no candidate by itself."""
         found: dict[tuple[int, str], _Candidate] = {}
         for place, locals_ in enumerate(self._nodes):
             for local in locals_:
@@ -144,12 +146,11 @@ class _Search:
                     self._report(place, local, local.problems)
                     continue
                 candidate = _Candidate(local.step, local.time, local.digest, {})
-                at = found.setdefault((local.step, local.digest), candidate).at
-                # The same checkpoint both sealed and committed cannot be; committed would count.
-                at[place] = local
+                found.setdefault((local.step, local.digest), candidate).at[place] = local
         return sorted(found.values(), key=lambda candidate: (candidate.step, candidate.time), reverse=True)
 
     def _report(self, place: int, local: Local, problems: Iterable[str]) -> None:
+        """Only committed folders can have problems: others were never said to be there."""
         if local.committed:
             where = f"{self._places.names[place]}: " if self._world.size > 1 else ""
             self.problems += [f"{where}{local.name}: {problem}" for problem in problems]
@@ -157,55 +158,59 @@ class _Search:
     def _manifest(self, candidate: _Candidate) -> Manifest:
         """The candidate's manifest on every rank, from the first node that has it."""
         place = min(candidate.at)
+        root = self._places.ranks[place][0]
         data, problem = b"", None
-        if self._world.rank == self._places.ranks[place][0]:
+        if self._world.rank == root:
             try:
                 data = (self._folder / candidate.at[place].name / MANIFEST).read_bytes()
             except OSError as error:
                 problem = describe_error(error, self._folder)
         raise_together(self._world, problem, "a manifest cannot be read any more", self._places.name)
-        return Manifest.decode(self._world.broadcast_bytes(data, root=self._places.ranks[place][0]))
+        return Manifest.decode(self._world.broadcast_bytes(data, root=root))
+
+    def _take_orphans(self, candidate: _Candidate, manifest: Manifest) -> None:
+        """Nodes whose own manifest of the step is lost, or was never written, may still have its shards."""
+        mine = self._nodes[self._places.mine] if self._places.leader else []
+        orphans = [local.name for local in mine if local.step == candidate.step and not local.digest]
+        found = [folders.examine(self._folder / name, manifest) for name in orphans]
+        found = [local for local in found if len(local.present) == max(len(other.present) for other in found)][-1:]
+        for rank, data in enumerate(self._world.gather_bytes(tell(found) if found else b"")):
+            for local in hear(data):
+                candidate.at.setdefault(self._places.of(rank), local)
 
     def _verify(self, candidate: _Candidate, manifest: Manifest) -> _Chosen | None:
         """Hashes what the nodes have of it, in parallel; None, with the problems noted, if that is not all of it."""
+        for place, local in candidate.at.items():
+            self._report(place, local, local.problems)
         gone = set(range(len(manifest.shards))) - {n for local in candidate.at.values() for n in local.present}
         if gone:
             # No need to read what else there is.
             self._name_missing(candidate, manifest, gone)
             return None
         told = [json.loads(data) for data in self._world.gather_bytes(self._check_mine(candidate, manifest))]
-        holders: list[list[int]] = [[] for _ in manifest.shards]
+        holders: list[set[int]] = [set() for _ in manifest.shards]
         for rank, result in enumerate(told):
             place = self._places.of(rank)
             for number in result["good"]:
-                holders[number].append(place)
+                holders[number].add(place)
             if result["bad"]:
                 self._report(place, candidate.at[place], result["bad"])
-        for place, local in candidate.at.items():
-            self._report(place, local, local.problems)
-        missing = {number for number, at in enumerate(holders) if not at}
         state = next((result["state"] for result in told if result["state"]), "")
-        if missing or not state:
-            if missing:
-                self._name_missing(candidate, manifest, missing, damaged=True)
+        if not state or not all(holders):
             return None
-        return _Chosen(candidate, manifest, state, tuple(tuple(sorted(set(at))) for at in holders))
+        return _Chosen(candidate, manifest, state, tuple(tuple(sorted(at)) for at in holders))
 
-    def _name_missing(
-        self, candidate: _Candidate, manifest: Manifest, numbers: set[int], *, damaged: bool = False
-    ) -> None:
+    def _name_missing(self, candidate: _Candidate, manifest: Manifest, numbers: Iterable[int]) -> None:
+        """Names shards that no node has; those of a wrong size have been named already."""
         if not any(local.committed for local in candidate.at.values()):
             return
-        if not damaged:
-            for place, local in candidate.at.items():
-                self._report(place, local, local.problems)
-        on = "whole on no node" if damaged else "on no node" if len(self._places.names) > 1 else "missing"
-        for number in sorted(numbers):
-            shard = manifest.shards[number]
-            wrong = any(shard.file in problem for local in candidate.at.values() for problem in local.problems)
-            if len(self._places.names) == 1 and (damaged or wrong):
-                continue
-            self.problems.append(f"step-{candidate.step}: {shard.file} is {on} (written on {', '.join(shard.nodes)})")
+        told = [problem for local in candidate.at.values() for problem in local.problems]
+        for shard in (manifest.shards[number] for number in sorted(numbers)):
+            if not any(problem.startswith(shard.file) for problem in told):
+                where = "missing on every node" if len(self._places.names) > 1 else "missing"
+                self.problems.append(
+                    f"step-{candidate.step}: {shard.file} is {where} (written on {', '.join(shard.nodes)})"
+                )
 
     def _check_mine(self, candidate: _Candidate, manifest: Manifest) -> bytes:
         """This rank's part of the shards on its node, and the facts if it leads there."""
@@ -238,26 +243,40 @@ def _tidy(
             problem = describe_error(error, folder)
     raise_together(world, problem, "the folder of checkpoints cannot be put in order", places.name)
     told = world.gather_bytes(json.dumps(notes).encode() if places.leader else b"[]")
-    return [f"{places.names[places.of(rank)]}: {note}" if world.size > 1 else note
-            for rank, data in enumerate(told) for note in json.loads(data)]  # fmt: skip
+    return [
+        f"{places.names[places.of(rank)]}: {note}" if world.size > 1 else note
+        for rank, data in enumerate(told)
+        for note in json.loads(data)
+    ]
 
 
 def _tidy_here(folder: Path, places: Places, mine: Sequence[Local], chosen: _Chosen | None) -> list[str]:
     notes = []
     taken = chosen.candidate.at.get(places.mine) if chosen else None
     for local in mine:
-        if not local.committed and local != taken:
+        if not local.committed and (taken is None or local.name != taken.name):
             shutil.rmtree(folder / local.name)
             notes.append(f"removed {local.name}, left by an interrupted write")
-    if chosen is not None:
-        step = chosen.candidate.step
-        if taken is not None and not taken.committed:
+    if chosen is None:
+        return notes
+    step = chosen.candidate.step
+    for local in mine:
+        # Another checkpoint under the chosen step's name would be in the way, too.
+        if local.committed and (local.step > step or (local.step == step and taken is None)):
+            aside = folders.set_aside(folder, local.step)
+            notes.append(f"{local.name} cannot be used; kept aside as {aside.name}")
+    if taken is not None:
+        _mend(folder / taken.name, chosen)
+        if not taken.committed:
             folders.publish(folder, step)
             notes.append(f"step-{step} was written whole but not committed; it is now")
-        for local in mine:
-            # One of another manifest under the chosen step's name would be in the way, too.
-            other = local.step == step and local != taken and taken is None
-            if local.committed and (local.step > step or other):
-                aside = folders.set_aside(folder, local.step)
-                notes.append(f"{local.name} cannot be used; kept aside as {aside.name}")
     return notes
+
+
+def _mend(path: Path, chosen: _Chosen) -> None:
+    """Facts and manifest again where they are damaged; all nodes have the same."""
+    manifest, state = chosen.manifest, chosen.state.encode()
+    if folders.content_problem(path / STATE, manifest.state_size, manifest.state_sha256):
+        write_atomic(path / STATE, state)
+    if folders.read_manifest(path, manifest.step)[0] is None:
+        write_atomic(path / MANIFEST, manifest.encode())

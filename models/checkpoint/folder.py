@@ -1,6 +1,6 @@
 """One node's folder of checkpoints: what is in it, and every change of it. Needs no numpy.
 
-``step-N/`` is a checkpoint, ``.step-N.writing`` one being written (*sealed* once its manifest is in it),
+``step-N/`` is a checkpoint, ``.step-N.writing`` one being written (its manifest comes last),
 ``.step-N.replaced`` an older one of the same step that makes way, ``.step-N.removed`` one being deleted, and
 ``step-N.broken`` one that a resume has passed over.
 """
@@ -20,8 +20,8 @@ from models.files import sync_directory
 
 _CHUNK = 4 << 20
 _STEP = re.compile(r"step-(\d+)")
-_SEALED = re.compile(r"\.step-(\d+)\.writing")
-_LEFT_OVER = re.compile(r"\.(step-\d+)\.(writing|replaced|removed)|\.here-[0-9a-f]+")
+_WRITING = re.compile(r"\.step-(\d+)\.writing")
+_LEFT_OVER = re.compile(r"\.(step-\d+)\.(replaced|removed)|\.here-[0-9a-f]+")
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,10 @@ def steps(folder: Path) -> list[int]:
 
 
 def survey(folder: Path) -> list[Local]:
-    """Every step of the folder, committed or sealed, by names and sizes; oldest first."""
+    """Every step of the folder, committed or being written, by names and sizes; oldest first."""
     found = []
     for name in _names(folder):
-        match = _STEP.fullmatch(name) or _SEALED.fullmatch(name)
-        if match and (not name.startswith(".") or (folder / name / MANIFEST).exists()):
+        if match := _STEP.fullmatch(name) or _WRITING.fullmatch(name):
             found.append(look(folder / name, int(match[1])))
     return sorted(found, key=lambda local: (local.step, local.name))
 
@@ -152,14 +151,14 @@ def hash_bytes(data: bytes) -> str:
 def recover(folder: Path) -> list[str]:
     """Puts the folder in order after a crash; names of what was removed. For the one process that may write there.
 
-    Sealed folders stay: together with those of other nodes they may be a whole checkpoint.
+    Folders being written stay: together with those of other nodes they may be a whole checkpoint.
     """
     removed = []
     for part in folder.glob("step-*/.*.part"):
         part.unlink()
     for name in sorted(_names(folder)):
         path, match = folder / name, _LEFT_OVER.fullmatch(name)
-        if match is None or (match[2] == "writing" and (path / MANIFEST).exists()):
+        if match is None:
             continue
         if match[2] == "replaced" and not (folder / match[1]).exists():
             os.rename(path, folder / match[1])

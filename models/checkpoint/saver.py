@@ -186,7 +186,7 @@ class Saver:
             "shapes": self._snapshot.shapes,
         }
         if self._world.rank == 0:
-            entry["state"], entry["time"] = state.decode(), time.time()
+            entry["state"], entry["time"] = state.decode(), round(time.time(), 3)
         return copies.Head(name, self._snapshot.size, sha256).pack() + zlib.compress(json.dumps(entry).encode(), 1)
 
     def _copy(self, flight: _Flight, told: Sequence[bytes]) -> None:
