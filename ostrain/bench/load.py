@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ostrain.bench.merge import ENTRY_KEYS, lay_over, located, marks_of, with_values, without
+from ostrain.bench.merge import BENCH_KEYS, ENTRY_KEYS, lay_over, located, marks_of, with_values, without
 from ostrain.bench.spec import BenchSpec
 from ostrain.compiler import compile_plan
 from ostrain.errors import OstrainError, SpecError
@@ -49,10 +47,11 @@ class Bench:
     cases: tuple[Case, ...]
 
 
-def load_bench(path: Path, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> Bench:
+def load_bench(path: Path, overrides: Sequence[str] = (), only: Sequence[str] = (), *, runnable: bool = True) -> Bench:
     """Load and check a benchmark: a file, or the bare name of a bundled one (``bench_layouts``).
 
-    ``overrides`` start at the benchmark's top (``steps=20``, ``job.nodes=2``); ``only``: labels, none for all.
+    ``overrides`` start at the benchmark's top (``steps=20``, ``job.nodes=2``); ``only``: labels, none for all;
+    ``runnable``: also look whether it could start here and now (files exist, the payload can do it).
     Raises SpecError with every problem of every entry; OstrainError without a file or for unknown labels.
     """
     file = _bench_file(path)
@@ -69,16 +68,17 @@ def load_bench(path: Path, overrides: Sequence[str] = (), only: Sequence[str] = 
     problems += found
     cases: list[Case] = []
     if spec is not None:
+        _known(spec, only)
         problems += _labels(spec, tree)
         base_file, base, found = _base(spec, tree, file)
         problems += found
         if base is not None:
-            cases, found = _Cases(spec, tree, file, base_file, base).all()
+            cases, found = _Cases(spec, tree, file, base_file, base, frozenset(only), runnable).all()
             problems += found
     if problems or spec is None:
         raise SpecError(render_all(problems), what=_count(problems), next_step=NEXT)
     baseline = spec.baseline or spec.matrix[0].label
-    return Bench(file, spec, baseline, tuple(_chosen(cases, only)))
+    return Bench(file, spec, baseline, tuple(cases))
 
 
 def _bench_file(path: Path) -> Path:
@@ -99,8 +99,9 @@ def _count(problems: Sequence[Problem]) -> str:
     return f"{count} problem{'s' if count != 1 else ''} in the benchmark; nothing was started"
 
 
-def _chosen(cases: list[Case], only: Sequence[str]) -> list[Case]:
-    labels = [case.label for case in cases]
+def _known(spec: BenchSpec, only: Sequence[str]) -> None:
+    """Raises OstrainError for a label that no entry has."""
+    labels = [entry.label for entry in spec.matrix]
     for label in only:
         if label not in labels:
             raise OstrainError(
@@ -108,7 +109,6 @@ def _chosen(cases: list[Case], only: Sequence[str]) -> list[Case]:
                 why=f"its entries are {', '.join(labels)}",
                 exit_code=2,
             )
-    return [case for case in cases if not only or case.label in only]
 
 
 def _labels(spec: BenchSpec, tree: Mapping) -> list[Problem]:
@@ -161,30 +161,35 @@ class _Cases:
     file: Path
     base_file: Path
     base: Mapping
+    only: frozenset[str]
+    runnable: bool
 
     def all(self) -> tuple[list[Case], list[Problem]]:
-        cases, problems = [], []
-        for index in range(len(self.spec.matrix)):
+        cases: list[Case] = []
+        labels: dict[Problem, list[str]] = {}
+        chosen = [index for index, entry in enumerate(self.spec.matrix) if not self.only or entry.label in self.only]
+        for index in chosen:
             case, found = self.case(index)
-            problems += found
+            for problem in found:
+                labels.setdefault(problem, []).append(self.spec.matrix[index].label)
             if case is not None:
                 cases.append(case)
-        return cases, self.named(problems)
+        return cases, self.named(labels, len(chosen))
 
-    def named(self, found: list[tuple[str, Problem]]) -> list[Problem]:
-        """A problem that lies outside an entry says which entry has it, unless every entry does."""
+    def named(self, labels: dict[Problem, list[str]], count: int) -> list[Problem]:
+        """A problem that lies outside an entry says which entries have it, unless all ``count`` do."""
         entries = find(self.tree, ("matrix",))
         assert entries is not None
         inside = marks_of(entries)
-        times = Counter(problem for _, problem in found)
         named = []
-        for label, problem in found:
-            if problem.mark not in inside and times[problem] < len(self.spec.matrix):
-                problem = Problem(problem.mark, f"in entry {label}: {problem.message}")
+        for problem, having in labels.items():
+            if problem.mark not in inside and len(having) < count:
+                word = "entry" if len(having) == 1 else "entries"
+                problem = Problem(problem.mark, f"in {word} {', '.join(having)}: {problem.message}")
             named.append(problem)
-        return list(dict.fromkeys(named))
+        return named
 
-    def case(self, index: int) -> tuple[Case | None, list[tuple[str, Problem]]]:
+    def case(self, index: int) -> tuple[Case | None, list[Problem]]:
         entry = self.spec.matrix[index]
         node = find(self.tree, ("matrix", str(index)))
         assert isinstance(node, Mapping)
@@ -198,10 +203,10 @@ class _Cases:
             if values:
                 loaded, found = check_tree(self.base_file, with_values(own, values, node.mark))
                 problems += found
-        if loaded is not None:
+        if loaded is not None and self.runnable:
             problems += runnable_problems(loaded)
         if loaded is None or problems:
-            return None, [(entry.label, problem) for problem in problems]
+            return None, problems
         plan = compile_plan(loaded)
         samples = _samples(loaded)
         return Case(entry.label, plan, config_hash(loaded, plan, self.spec), samples, entry.published), []
@@ -210,13 +215,14 @@ class _Cases:
         """The entry's job. A benchmark writes one checkpoint, at the end, unless the entry says otherwise."""
         quiet = {"train.checkpoint.every": self.spec.steps, "train.log.tensorboard": False, "restart.max": 0}
         tree = with_values(self.base, quiet, self.base.mark)
-        tree = lay_over(tree, located(without(node, *ENTRY_KEYS), self.file))
+        tree = lay_over(tree, located(without(node, *ENTRY_KEYS, *BENCH_KEYS), self.file))
         forced = {"name": f"{self.spec.name}-{label}", "train.steps": self.spec.steps, "train.log.every": 1}
         return with_values(tree, forced, node.mark)
 
     def refused(self, node: Mapping) -> list[Problem]:
         """Keys that an entry cannot have because the benchmark decides them."""
-        whose = {
+        ours = {(key,): "the benchmark says this once, for every entry" for key in BENCH_KEYS}
+        whose = ours | {
             ("name",): "an entry's job is named after its label",
             ("train", "steps"): "the benchmark's own `steps` says how many, for every entry",
             ("train", "log", "every"): "a benchmark looks at every step",
@@ -274,8 +280,7 @@ def config_hash(loaded: LoadedJob, plan: LaunchPlan, spec: BenchSpec) -> str:
         "backend": plan.backend,
         "device": plan.device,
         "nodes": [(node.name, node.access.host, node.devices) for node in plan.nodes],
-        "inventory env": [dataclasses.asdict(file) for node in plan.nodes for file in node.files
-                          if file.path == "env.sh"],
+        "env": [node.env for node in loaded.inventory.resolved()[: len(plan.nodes)]],
         "steps": [spec.warmup, spec.steps],
     }  # fmt: skip
     text = json.dumps(told, sort_keys=True, default=str)

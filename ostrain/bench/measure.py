@@ -27,7 +27,7 @@ class Measured:
 
     seconds: tuple[float, ...]
     data_wait: tuple[float, ...]
-    tokens: tuple[float, ...]
+    tokens: tuple[int, ...]
     samples: tuple[int, ...]
     shapes: tuple[str, ...]
     memory: int
@@ -85,7 +85,7 @@ def measure(ranks: Mapping[int, Sequence[Record]], events: Sequence[Record], war
     return Measured(
         seconds=seconds,
         data_wait=tuple(max(float(one.get("data_wait") or 0.0) for one in table[step]) for step in counted),
-        tokens=tuple(float(record["tokens_per_s"]) * float(record["seconds"]) for record in lead),
+        tokens=tuple(round(float(record["tokens_per_s"]) * float(record["seconds"])) for record in lead),
         samples=tuple(int(record["samples"]) for record in lead),
         shapes=tuple(str(record.get("shape", "")) for record in lead),
         memory=max(memory),

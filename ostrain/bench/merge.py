@@ -13,6 +13,8 @@ from ostrain.spec.resources import find_inventory
 
 # Keys of an entry that are no keys of a job.
 ENTRY_KEYS = ("label", "published")
+# Keys of a benchmark that a reader may try to give to one entry.
+BENCH_KEYS = ("steps", "warmup", "repeat", "global_batch", "timeout")
 
 
 def lay_over(base: Mapping, over: Mapping) -> Mapping:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from cluster.backends import open_backend
 from ostrain.bench.measure import Measured, Record, measure, parse_lines
 from ostrain.errors import OstrainError
 from ostrain.lifecycle import Say, cancel, remove, submit
-from ostrain.plan import LaunchPlan
+from ostrain.plan import LaunchPlan, NodePlan
 from ostrain.progress import Progress
 from ostrain.states import State
 from ostrain.status import RunStatus
@@ -130,13 +131,16 @@ def _why(told: RunStatus) -> str:
 
 def collect(backend: Backend, run: Run) -> tuple[dict[int, list[Record]], list[Record]]:
     """Metrics of every rank, and the first node's events. Raises NodeError, OstrainError."""
-    ref = RunRef(run.run_id, run.plan)
-    ranks: dict[int, list[Record]] = {}
-    for node in run.plan.nodes:
-        for rank in node.ranks:
-            ranks[rank] = parse_lines(backend.fetch(ref, node.name, f"metrics/rank-{rank}.jsonl"))
-    events = parse_lines(backend.fetch(ref, run.plan.nodes[0].name, "events.jsonl"))
-    return ranks, events
+    ref, nodes = RunRef(run.run_id, run.plan), run.plan.nodes
+
+    def of_node(node: NodePlan) -> dict[int, list[Record]]:
+        files = {rank: f"metrics/rank-{rank}.jsonl" for rank in node.ranks}
+        return {rank: parse_lines(backend.fetch(ref, node.name, path)) for rank, path in files.items()}
+
+    # The run was started through this backend: its clients exist, and each thread uses one of them.
+    with ThreadPoolExecutor(max_workers=min(16, len(nodes))) as pool:
+        ranks = {rank: records for answer in pool.map(of_node, nodes) for rank, records in answer.items()}
+    return ranks, parse_lines(backend.fetch(ref, nodes[0].name, "events.jsonl"))
 
 
 def _removed(store: Store, backend: Backend, run: Run, outcome: Outcome, say: Say) -> Outcome:

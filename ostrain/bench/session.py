@@ -43,15 +43,15 @@ class Session:
     done: list[RunResult] = field(default_factory=list)
     going: dict[str, str] | None = None
     started: float = field(default_factory=time.time)
-    reused: int = 0
+    complete: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.results = Results(self.folder)
         self.history = History(self.bench.spec.name)
 
     def pick_up(self, *, fresh: bool) -> None:
-        """Take over what an interrupted benchmark of the same code and configuration has finished, and end the run
-        that it left going. A completed one is measured again."""
+        """Take over what an unfinished benchmark of the same code and configuration has measured, and end the run that
+        it left going. A complete one is measured again."""
         before = self.results.read()
         if before is None:
             return
@@ -63,10 +63,9 @@ class Session:
             same = configs.get(run.label) == run.config and run.code == self.code
             if same and run.state == "done" and run.turn <= self.bench.spec.repeat:
                 self.done.append(run)
-        self.reused = len(self.done)
-        if self.reused:
+        if self.done:
             self.started = before["started"]
-            self.say(f"{self.reused} runs of an interrupted benchmark are reused (--fresh measures them again)")
+            self.say(f"{len(self.done)} runs of an unfinished benchmark are reused (--fresh measures them again)")
 
     def _end_leftover(self, going: dict[str, str] | None) -> None:
         run = next((run for run in self.store.all() if going and run.run_id == going["run_id"]), None)
@@ -80,14 +79,15 @@ class Session:
         """Every run that is missing, turn by turn. Results are on disk after each; KeyboardInterrupt passes through."""
         cases, repeat = self.bench.cases, self.bench.spec.repeat
         todo = [(turn, case) for turn in range(1, repeat + 1) for case in cases if not self._known(case, turn)]
-        self._write(complete=False)
+        self._write()
         for number, (turn, case) in enumerate(todo, 1):
             self.say(f"[{number}/{len(todo)}] {entry_line(case)}" + (f", turn {turn}" if repeat > 1 else ""))
             self.done.append(self._once(case, turn))
             self.going = None
-            self._write(complete=False)
+            self._write()
             self.say(f"  {outcome_line(self.done[-1])}")
-        self._write(complete=True)
+        self.complete = all(run.measured is not None for run in self.done)
+        self._write()
         self._remember()
 
     def _known(self, case: Case, turn: int) -> bool:
@@ -99,7 +99,7 @@ class Session:
 
         def started(name: str) -> None:
             self.going = {"label": case.label, "run_id": name}
-            self._write(complete=False)
+            self._write()
 
         try:
             job = Job(
@@ -173,17 +173,18 @@ class Session:
             "device": plan.device,
         }
 
-    def to_dict(self, *, complete: bool) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
+        """results.json. complete: every run was made and has numbers; else the next call makes the missing ones."""
         return {
             **self.describe(),
-            "complete": complete,
+            "complete": self.complete,
             "going": self.going,
             "rows": [row.to_dict() for row in self.rows()],
             "runs": [run.to_dict() for run in self.done],
         }
 
-    def _write(self, *, complete: bool) -> None:
-        self.results.write(self.to_dict(complete=complete))
+    def _write(self) -> None:
+        self.results.write(self.to_dict())
 
     def _remember(self) -> None:
         """Finished entries into the history. Their comparison with the last time was made before."""

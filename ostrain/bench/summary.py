@@ -31,7 +31,7 @@ class Row:
     """An entry of the report. Seconds in s, memory and comm in bytes, per step where they are of a step.
 
     state: done, failed, or waiting (never run). speedup: tokens per second as a multiple of the baseline's;
-    efficiency: that over the multiple of workers. data_wait_share: of the step. pace: published seconds over ours.
+    efficiency: that over the multiple of workers. data_wait_share: of the step. published: seconds of somebody else.
     """
 
     label: str
@@ -50,6 +50,7 @@ class Row:
     seconds_high: float | None = None
     seconds_least: float | None = None
     seconds_most: float | None = None
+    seconds_mean: float | None = None
     tokens_per_s: float | None = None
     compile_seconds: float | None = None
     compile_told: bool = False
@@ -67,6 +68,12 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @property
+    def of_published(self) -> float | None:
+        """Our seconds as a multiple of the published ones; of steps of several shapes the mean says more."""
+        ours = self.seconds if len(self.shapes) <= 1 else self.seconds_mean
+        return ours / self.published if ours is not None and self.published else None
 
     @property
     def layout_text(self) -> str:
@@ -96,6 +103,7 @@ def figures(runs: Sequence[Measured]) -> dict[str, Any]:
         "seconds_high": high,
         "seconds_least": min(seconds),
         "seconds_most": max(seconds),
+        "seconds_mean": statistics.fmean(seconds),
         "tokens_per_s": tokens_per_second(runs),
         "compile_seconds": statistics.median(compiles) if compiles else None,
         "compile_told": all(run.compile_told for run in runs),
@@ -111,7 +119,7 @@ def figures(runs: Sequence[Measured]) -> dict[str, Any]:
 
 def tokens_per_second(runs: Sequence[Measured]) -> float | None:
     """Tokens of all counted steps over their time, where a step's time is the median of its shape's."""
-    by_shape: dict[str, list[tuple[float, float]]] = {}
+    by_shape: dict[str, list[tuple[float, int]]] = {}
     for run in runs:
         for shape, seconds, tokens in zip(run.shapes, run.seconds, run.tokens, strict=True):
             by_shape.setdefault(shape, []).append((seconds, tokens))

@@ -95,7 +95,7 @@ def published_text(row: Row) -> str:
     """The published seconds, and ours as a multiple of them."""
     if row.published is None:
         return "-"
-    ours = f" (ours {row.seconds / row.published:.2f}x)" if row.seconds is not None else ""
+    ours = f" (ours {row.of_published:.2f}x)" if row.of_published is not None else ""
     return f"{seconds_text(row.published)}{ours}"
 
 

@@ -123,7 +123,7 @@ def _close(session: Session, as_json: bool, interrupted: bool) -> int:
 
     rows = session.rows()
     if as_json:
-        emit_json(session.to_dict(complete=not interrupted))
+        emit_json(session.to_dict())
     else:
         click.echo("\n" + steps_table(rows))
         if traffic := comm_table(rows):
