@@ -1170,7 +1170,7 @@ def verb_remove(run_dir: str) -> Json:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# unpack, have, stage, fetch
+# unpack, have, stage, fetch, files
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -1284,7 +1284,7 @@ def verb_stage(run_dir: str) -> Json:
 
 
 def verb_fetch(run_dir: str) -> Json:
-    """One file's content. ``path`` is relative to the run directory."""
+    """One file's content, from ``offset`` on. ``path`` is relative to the run directory."""
     run = RunDir(run_dir)
     run.must_exist()
     request = read_request()
@@ -1293,10 +1293,39 @@ def verb_fetch(run_dir: str) -> Json:
         raise AgentError("protocol", "a file outside the run directory", repr(path))
     try:
         with open(run.at(path), "rb") as file:
+            file.seek(int(request.get("offset", 0)))
             data = file.read(limit)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise AgentError("no_run", f"no file {path} in the run directory", str(error)) from error
     return {"data": base64.b64encode(data).decode()}
+
+
+def file_hash(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for part in iter(lambda: file.read(1 << 22), b""):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def verb_files(run_dir: str) -> Json:
+    """Sizes of the files that match ``patterns`` in the run directory; where ``hash`` is set their SHA-256, too."""
+    run = RunDir(run_dir)
+    run.must_exist()
+    request = read_request()
+    files = {}
+    for pattern in request["patterns"]:
+        if not inside(pattern):
+            raise AgentError("protocol", "a pattern outside the run directory", repr(pattern))
+        for path in glob.glob(os.path.join(glob.escape(run.path), pattern)):
+            try:
+                size = os.stat(path).st_size
+                digest = file_hash(path) if request.get("hash") and os.path.isfile(path) else None
+            except OSError as error:  # it went meanwhile, or cannot be read
+                size, digest = -1, os_problem("cannot be read", error).info["why"]  # no size fits that
+            if not os.path.isdir(path):
+                files[os.path.relpath(path, run.path)] = {"size": size, "sha256": digest}
+    return {"files": files}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1433,6 +1462,7 @@ VERBS: dict[str, tuple[int, Callable[..., Json]]] = {
     "stop": (1, verb_stop),
     "remove": (1, verb_remove),
     "fetch": (1, verb_fetch),
+    "files": (1, verb_files),
 }
 
 

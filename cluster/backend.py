@@ -106,8 +106,17 @@ class Backend(Protocol):
         """
         ...
 
-    def fetch(self, run: RunRef, node: str, path: str, *, limit: int = 64 << 20) -> bytes:
-        """The content of one file of a node's run directory."""
+    def fetch(self, run: RunRef, node: str, path: str, *, limit: int = 64 << 20, offset: int = 0) -> bytes:
+        """The content of one file of a node's run directory: at most ``limit`` bytes from ``offset`` on."""
+        ...
+
+    def files(
+        self, run: RunRef, patterns: tuple[str, ...], *, hashes: bool = False, timeout: float = 60.0
+    ) -> PerNode[dict[str, Any]]:
+        """Files matching ``patterns`` (globs in the run directory) of every node: path -> {size, sha256}.
+
+        sha256 is None unless ``hashes`` are asked for; then every file is read where it lies.
+        """
         ...
 
     def stop(self, run: RunRef, *, grace: float = 10.0, reason: str = "cancelled") -> PerNode[dict[str, Any]]:

@@ -116,11 +116,21 @@ class NodeBackend:
 
         return open_stream
 
-    def fetch(self, run: RunRef, node: str, path: str, *, limit: int = 64 << 20) -> bytes:
+    def fetch(self, run: RunRef, node: str, path: str, *, limit: int = 64 << 20, offset: int = 0) -> bytes:
         client = self.client(run.plan.node(node))
         run_dir = client.run_dir(run.run_id, 30.0)
-        answer = client.call("fetch", run_dir, input={"path": path, "limit": limit}, timeout=120.0)
+        answer = client.call("fetch", run_dir, input={"path": path, "limit": limit, "offset": offset}, timeout=120.0)
         return base64.b64decode(answer["data"])
+
+    def files(
+        self, run: RunRef, patterns: tuple[str, ...], *, hashes: bool = False, timeout: float = 60.0
+    ) -> PerNode[dict[str, Any]]:
+        def one(node: NodePlan, client: AgentClient) -> dict[str, Any]:
+            request = {"patterns": list(patterns), "hash": hashes}
+            answer = client.call("files", client.run_dir(run.run_id, timeout), input=request, timeout=timeout)
+            return dict(answer["files"])
+
+        return self._each(run.plan, one)
 
     def stop(self, run: RunRef, *, grace: float = 10.0, reason: str = "cancelled") -> PerNode[dict[str, Any]]:
         def one(node: NodePlan, client: AgentClient) -> dict[str, Any]:

@@ -277,7 +277,21 @@ def test_fetch_reads_bytes_and_stays_inside(site: LocalSite) -> None:
     wait_state(site.backend, run, "SUCCEEDED")
     assert site.backend.fetch(run, "node-0", "blob") == bytes(range(256)) * 100
     assert site.backend.fetch(run, "node-0", "blob", limit=3) == b"\0\1\2"
+    assert site.backend.fetch(run, "node-0", "blob", limit=3, offset=254) == b"\xfe\xff\0"
+    assert site.backend.fetch(run, "node-0", "blob", offset=25_600) == b""
     for path, kind in (("none", "no_run"), ("../../x", "protocol"), ("logs", "no_run")):
         with pytest.raises(NodeError) as caught:
             site.backend.fetch(run, "node-0", path)
         assert caught.value.kind == kind
+
+
+def test_files_are_listed_and_hashed_where_they_lie(site: LocalSite) -> None:
+    run = site.start("import os; os.makedirs('c/step-1'); open('c/step-1/a', 'w').write('abc')")
+    wait_state(site.backend, run, "SUCCEEDED")
+    assert good(site.backend.files(run, ("c/step-*/*", "c/none*"))) == {
+        "node-0": {"c/step-1/a": {"size": 3, "sha256": None}}
+    }
+    hashed = good(site.backend.files(run, ("c/*/*", "c/*"), hashes=True))
+    assert hashed == {"node-0": {"c/step-1/a": {"size": 3, "sha256": sha(b"abc")}}}
+    answer = site.backend.files(run, ("../*",))["node-0"]
+    assert isinstance(answer, NodeError) and answer.kind == "protocol"
