@@ -6,7 +6,7 @@ from models.config import LossScaleConfig
 
 
 class LossScale:
-    """``value``: factor of the loss. Halved after a step whose gradients overflowed, raised after a row of good ones."""
+    """``value``: factor of the loss. Lower after a step whose gradients overflowed, higher after a row of good ones."""
 
     def __init__(self, config: LossScaleConfig, dtype: str) -> None:
         self._config, self._used = config, dtype == "fp16"

@@ -19,7 +19,8 @@ class StepMetrics:
     loss, grad_norm: of the global batch, the same on every rank; null when not finite. seconds: wall time of the step,
     data_wait of it spent waiting for samples. tokens_per_s, samples: over all ranks. memory: peak bytes of this
     process (CPU) or device. skipped: samples dropped since the start of the run because their clip did not decode;
-    dropped: steps dropped since then because loss or gradients were not finite.
+    dropped: steps dropped since then because loss or gradients were not finite. comm: by kind of collective, calls and
+    bytes this rank sent in the step (models/parallel/traffic.py).
     """
 
     step: int
@@ -36,6 +37,7 @@ class StepMetrics:
     memory: int
     skipped: int
     dropped: int
+    comm: dict[str, tuple[int, int]]
 
 
 class MetricsFile:

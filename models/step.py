@@ -26,7 +26,7 @@ from models.parallel.sequence import divide
 from models.parallel.sources import Weights
 from models.parallel.units import host, make_units
 from models.stdit import build_model
-from models.update import Update, own_share
+from models.update import Update, own_share, saved_kinds
 
 Read = Callable[[list[tuple[str, str, int, int]]], Iterator[np.ndarray]]
 
@@ -64,8 +64,9 @@ class TrainStep:
         self.scale = LossScale(config.loss_scale, self.dtype)
         wanted = config.jit == "on" or (config.jit == "auto" and fixed_shape)
         self.compiled = wanted and mesh.sp == 1 and not (config.layout.zero == 3 and mesh.size > 1)
+        self.shapes = {name: tuple(param.shape) for name, param in self.model.parameters_and_names()}
         trainable = {name: param for name, param in self.model.parameters_and_names() if param.requires_grad}
-        shapes = {name: tuple(param.shape) for name, param in trainable.items()}
+        shapes = {name: self.shapes[name] for name in trainable}
         units = make_units(shapes, self.model.stages(), mesh.size, config.layout.unit_size)
         self.weights = Weights(trainable, units, mesh, as_dtype(self.dtype))
         self.compile_seconds: float | None = None
@@ -133,13 +134,24 @@ class TrainStep:
             if start < stop:
                 yield Piece("model", name, tuple(param.shape), start, stop, _part(param, start, stop))
 
+    def tensors(self) -> dict[tuple[str, str], tuple[int, ...]]:
+        """Shapes by (kind, name) of all tensors a checkpoint holds."""
+        trained = [(kind, name) for kind in saved_kinds(self.config) for name in self.weights.params]
+        shapes = {key: self.shapes[key[1]] for key in trained}
+        return shapes | {("model", name): self.shapes[name] for name, _ in self._fixed()}
+
+    def wanted(self) -> list[tuple[str, str, int, int]]:
+        """(kind, name, start, stop): what :meth:`load` will ask for on this rank."""
+        fixed = [("model", name, 0, param.size) for name, param in self._fixed()]
+        return [*self.update.wanted(), *fixed]
+
     def load(self, read: Read, kinds: Iterable[str], count: int) -> None:
         """Takes the state from a checkpoint; a collective call under ZeRO 1 and 2.
 
         read: gives the flat values of every (kind, name, start, stop) asked for. kinds: those the checkpoint has.
         count: optimizer updates done.
         """
-        for kind in self.update.kinds():
+        for kind in saved_kinds(self.config):
             if kind in kinds:
                 self.update.fill(kind, read)
         for name, param in self._fixed():

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from models.checkpoint import newest_complete, prune, recover, state, store
+from models.checkpoint import state
+from models.checkpoint.find import Found, find
+from models.checkpoint.restore import restore
+from models.checkpoint.saver import Saved, Saver
 from models.config import TrainConfig
 from models.data.batch import Failure, SampleBuilder
 from models.data.bucket import Buckets, Shape
@@ -20,6 +22,7 @@ from models.events import Log, Reporter
 from models.exits import BAD_DATA, NOT_FINITE, PayloadError
 from models.metrics import MetricsFile, StepMetrics, TensorBoard, peak_memory
 from models.optim import learning_rate
+from models.parallel.mesh import Mesh
 from models.parallel.world import World, host_threads
 from models.settings import fixed_shape, unfit
 from models.step import StepResult, TrainStep
@@ -34,6 +37,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, run_dir: Path, world: World, report: Reporter, log: Log) -> None:
         self.config, self.run_dir, self.world, self.report, self.log = config, run_dir, world, report, log
+        self.mesh = Mesh(world, config.layout)
         self.folder = run_dir / config.checkpoint.dir
         # Steps done; samples and steps dropped since the run began, over all ranks; dropped steps in a row.
         self.step, self.skipped, self.dropped, self.dropped_in_a_row = 0, 0, 0, 0
@@ -44,11 +48,12 @@ class Trainer:
         self.report.heartbeat(0, "loading")
         shape = fixed_shape(self.config.data)
         catalogue = self._catalogue(shape)
-        self.train = TrainStep(self.config, self.world, fixed_shape=shape is not None)
+        self.train = TrainStep(self.config, self.mesh, fixed_shape=shape is not None)
         self._banner(catalogue, shape)
         self.order = _order(self.config, self.world, catalogue, shape)
         self.digest = catalogue.digest
         self._restore_or_initialize()
+        self.saver = Saver(self.folder, self.world, self.report.node, self.config.checkpoint)
         if self.world.rank == 0:
             self.report.event("train_started", step=self.step, steps=self.config.steps, clips=len(catalogue.clips))
         loader = self._loader(catalogue)
@@ -85,8 +90,8 @@ class Trainer:
         return Loader(
             self.order,
             SampleBuilder(self.config, catalogue.clips, timestep),
-            rank=self.world.rank,
-            ranks=self.world.size,
+            rank=self.mesh.dp_rank,
+            ranks=self.mesh.dp,
             micro_steps=self.config.gradient_accumulation_steps,
             workers=self.config.data.workers,
             prefetch=self.config.data.prefetch,
@@ -106,8 +111,9 @@ class Trainer:
             shapes.add(data.shape)
             self.report.heartbeat(self.step, "compiling" if compiling else "step")
             lr = learning_rate(self.config.optimizer, self.step, self.config.steps)
-            result = self.train.run(data.micro_batches, lr)
+            result = self.train.run(data.micro_batches, lr, self.saver.progress())
             self.step += 1
+            self._tell(self.saver.settle(result.progress))
             self._account(data, result)
             record = self._metrics(data, result, lr, time.perf_counter() - start)
             if self.step % self.config.log.every == 0 or self.step == self.config.steps:
@@ -118,6 +124,9 @@ class Trainer:
             self.report.heartbeat(self.step, "step")
             if self.step % self.config.checkpoint.every == 0 or self.step == self.config.steps:
                 self._save()
+            if compiling and self.train.compile_seconds is not None and self.world.rank == 0:
+                self.report.event("compiled", seconds=self.train.compile_seconds, shape=str(data.shape))
+        self._tell(self.saver.drain())
         if board is not None:
             board.close()
 
@@ -181,65 +190,77 @@ class Trainer:
             memory=peak_memory(self.world.device),
             skipped=self.skipped,
             dropped=self.dropped,
+            comm=result.comm,
         )
 
     def _save(self) -> None:
-        if self.world.rank == 0:
-            self.report.heartbeat(self.step, "saving")
-            start = time.perf_counter()
-            facts = {
-                **state.describe(self.config, self.world, host_threads(self.world.size)),
-                "step": self.step,
-                "time": time.time(),
-                "data": {**self.order.position(self.step), "sha256": self.digest},
-                "skipped": self.skipped,
-                "dropped": self.dropped,
-            }
-            path = store.write(self.folder, self.step, state.tensors(self.train), facts)
-            removed = prune(self.folder, self.config.checkpoint.keep_last)
-            seconds = time.perf_counter() - start
-            self.log.info(f"checkpoint {path} written in {seconds:.2f} s")
-            self.report.event("checkpoint_saved", step=self.step, path=str(path), seconds=seconds, removed=removed)
-            self.report.heartbeat(self.step, "step")
+        self.report.heartbeat(self.step, "saving")
+        facts = {
+            **state.describe(self.config, self.world, host_threads(self.world.size)),
+            "step": self.step,
+            "time": time.time(),
+            "updates": self.train.update.count,
+            "loss_scale": self.train.scale.state(),
+            "data": {**self.order.position(self.step), "sha256": self.digest},
+            "skipped": self.skipped,
+            "dropped": self.dropped,
+        }
+        self._tell(self.saver.begin(self.step, list(self.train.pieces()), facts))
+        if not self.config.checkpoint.background:
+            self._tell(self.saver.drain())
+        self.report.heartbeat(self.step, "step")
+
+    def _tell(self, saved: Saved | None) -> None:
+        if saved is None or self.world.rank != 0:
+            return
+        self.log.info(
+            f"checkpoint {saved.path} written in {saved.seconds:.2f} s, of which training waited {saved.stall:.2f} s"
+        )
+        self.report.event(
+            "checkpoint_saved",
+            step=saved.step,
+            path=str(saved.path),
+            seconds=saved.seconds,
+            stall=saved.stall,
+            bytes=saved.size,
+            removed=list(saved.removed),
+        )
 
     def _restore_or_initialize(self) -> None:
-        """Continues from the newest complete checkpoint of the run; without one, starts with ``init_from`` or anew."""
-        found: dict[str, Any] = {}
-        path = None
+        """Continues from the newest whole checkpoint of the run; without one, starts with ``init_from`` or anew."""
+        found = find(self.folder, self.world, self.report.node)
         if self.world.rank == 0:
-            for name in recover(self.folder):
-                self.log.info(f"removed {name}, left by an interrupted write")
-            newest = newest_complete(self.folder)
-            for problem in newest.problems:
+            for note in found.notes:
+                self.log.info(note)
+            for problem in found.problems:
                 self.log.warning(f"checkpoint not usable: {problem}")
-            path = newest.path
-            found = json.loads((path / store.STATE).read_bytes()) if path is not None else {}
-        # Disks may be local to a node: what rank 0 found goes for all.
-        found = json.loads(self.world.broadcast_bytes(json.dumps(found).encode()))
-        if found:
-            self._resume(found, path)
+        if found.exists:
+            self._resume(found)
+            return
+        if self.config.init_from is not None:
+            state.initialize_from(self.train, self.run_dir / self.config.init_from)
+            self.log.info(f"weights from {self.config.init_from}")
         else:
-            if self.config.init_from is not None:
-                state.initialize_from(self.train, self.run_dir / self.config.init_from)
-                self.log.info(f"weights from {self.config.init_from}")
-            else:
-                state.spread(self.train)
+            state.spread(self.train)
         state.check_agreement(self.train)
+        self.train.prepare()
 
-    def _resume(self, found: dict[str, Any], path: Path | None) -> None:
-        state.restore(self.train, path)
-        self.step, self.skipped, self.dropped = found["step"], found["skipped"], found["dropped"]
-        self.log.info(f"resumed from step {self.step}" + (f" ({path})" if path is not None else ""))
+    def _resume(self, found: Found) -> None:
+        for line in restore(self.train, found, self.world):
+            self.log.warning(line)
+        facts = found.state
+        self.step, self.skipped, self.dropped = facts["step"], facts["skipped"], facts["dropped"]
+        self.log.info(f"resumed from step {self.step} ({found.path})")
         if self.world.rank != 0:
             return
-        self.report.event("resumed", step=self.step, path=str(path))
-        changed = _changes(found["config"], self.config.model_dump(mode="json"))
+        self.report.event("resumed", step=self.step, path=str(found.path))
+        changed = _changes(facts["config"], self.config.model_dump(mode="json"))
         if changed:
             self.log.warning(f"settings changed since that checkpoint: {', '.join(changed[:_NAMED])}")
-        if found["data"]["sha256"] != self.digest:
+        if facts["data"]["sha256"] != self.digest:
             self.log.warning("the usable clips are not those of that checkpoint: steps see other samples from here on")
-        if found["layout"]["world"] != self.world.size:
-            self.log.warning(f"{found['layout']['world']} ranks wrote that checkpoint, {self.world.size} go on")
+        if facts["layout"]["world"] != self.world.size:
+            self.log.warning(f"{facts['layout']['world']} ranks wrote that checkpoint, {self.world.size} go on")
 
     def _banner(self, catalogue: Catalogue, shape: Shape | None) -> None:
         config, world = self.config, self.world

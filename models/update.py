@@ -16,7 +16,7 @@ from mindspore import Parameter, Tensor
 from mindspore import ops as P
 
 from models import ops
-from models.checkpoint.pieces import Piece
+from models.checkpoint.pieces import KINDS, Piece
 from models.config import TrainConfig
 from models.optim import EMA, AdamW
 from models.optim.host import HostAdamW
@@ -24,8 +24,6 @@ from models.parallel.mesh import Mesh
 from models.parallel.sources import Weights
 from models.parallel.units import Range, host
 from models.parallel.world import host_threads
-
-KINDS = ("model", "ema", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -163,14 +161,15 @@ class Update:
         else:
             self.optimizer.count = value
 
-    def kinds(self) -> tuple[str, ...]:
-        """Kinds of tensors a checkpoint holds of every trainable parameter."""
-        return KINDS if self.config.ema_decay is not None else tuple(kind for kind in KINDS if kind != "ema")
+    def wanted(self) -> list[tuple[str, str, int, int]]:
+        """(kind, name, start, stop) of everything :meth:`fill` will ask for."""
+        ranges = [held for target in self.targets for held in target.ranges]
+        return [(kind, held.name, held.start, held.stop) for kind in saved_kinds(self.config) for held in ranges]
 
     def pieces(self) -> Iterator[Piece]:
         """What this rank writes into a checkpoint: its shards, or its share of what every rank holds."""
         shapes = {name: shape for unit in self.weights.units for name, shape in unit.shapes.items()}
-        for kind in self.kinds():
+        for kind in saved_kinds(self.config):
             for number, target in enumerate(self.targets):
                 for held in target.ranges:
                     start, stop = self._own_share(held)
@@ -230,6 +229,11 @@ class Update:
                 self._host.averages[number][:] = self._host.values[number]
             elif not self.offload and self.ema is not None:
                 self.ema.averages[number].set_data(Tensor(self.params[number].asnumpy().copy()))
+
+
+def saved_kinds(config: TrainConfig) -> tuple[str, ...]:
+    """Kinds of tensors a checkpoint holds of every trainable parameter."""
+    return tuple(kind for kind in KINDS if kind != "ema" or config.ema_decay is not None)
 
 
 def own_share(size: int, mesh: Mesh) -> tuple[int, int]:

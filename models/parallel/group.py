@@ -1,7 +1,7 @@
 """Collectives of tensors over one group of ranks, without gradients. The one place that chooses how a device does them.
 
 Ascend has all of them natively (HCCL). The CPU's library has AllReduce for every group and AllGather for the world
-only: the others are built from those, exactly (sums with zeros). Every call is counted (:mod:`models.parallel.traffic`).
+only: the others are built from those, exactly (sums with zeros). Every call is counted (models/parallel/traffic.py).
 
 Ranks of a group must call the same functions in the same order. On an error nothing goes on around a collective:
 ranks that disagree on what comes next exchange wrong values silently.
