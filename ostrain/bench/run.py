@@ -123,10 +123,12 @@ def _outcome(backend: Backend, run: Run, told: RunStatus, job: Job, timed_out: b
 def _why(told: RunStatus) -> str:
     """Reason and first fault in one line."""
     fault = told.fault or {}
-    said = (fault.get("message") or {}).get("what")
+    message = fault.get("message") or {}
     place = f" on {fault['node']}" if fault.get("node") else ""
     place += f" rank {fault['rank']}" if fault.get("rank") is not None else ""
-    return f"{told.reason}{place}" + (f": {said}" if said else "")
+    said = f": {message['what']}" if message.get("what") else ""
+    said += f" ({message['where']})" if said and message.get("where") else ""
+    return f"{told.reason}{place}{said}"
 
 
 def collect(backend: Backend, run: Run) -> tuple[dict[int, list[Record]], list[Record]]:
