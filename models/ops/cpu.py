@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Parameter, Tensor
 from mindspore import ops as P
+from mindspore.ops import constexpr
 
-from models.ops.common import adamw_update, gate_add, lerp_update, modulate, sum_of_squares
+from models.ops import cpu_cells as cells
+from models.ops.common import AdamWConstants, lerp_update, modulate
 
 __all__ = [
     "adamw_update",
@@ -30,56 +32,58 @@ __all__ = [
 # Elements summed at once on the host: they stay in the cache.
 _CHUNK = 1 << 16
 
-_GELU_LINEAR = 2.0 * math.sqrt(2.0 / math.pi)
-_GELU_CUBIC = 0.044715 * _GELU_LINEAR
-_GELU_CUBIC3 = 3.0 * _GELU_CUBIC
-
 _matmul_tb = P.MatMul(transpose_b=True)
+_matmul = P.MatMul()
 _layer_norm = P.LayerNorm(-1, -1, 1e-6)
-_bmm = P.BatchMatMul()
-_bmm_tb = P.BatchMatMul(transpose_b=True)
-_softmax = P.Softmax(-1)
+_adam = P.Adam()
+
+_add_bias = cells.AddBias()
+_gate_add = cells.GateAdd()
+_norm_modulate = cells.NormModulate()
+_rms_norm = cells.RmsNorm(1e-6)
+_gelu = cells.Gelu()
+_attention = cells.Attention()
+_biased_attention = cells.BiasedAttention()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x @ weight.T + bias; flattened to 2-D first, which is several times faster than a 3-D product here."""
     out = _matmul_tb(x.reshape(-1, x.shape[-1]), weight.astype(x.dtype))
     if bias is not None:
-        out = out + bias.astype(x.dtype)
+        out = _add_bias(out, bias.astype(x.dtype))
     return out.reshape(x.shape[:-1] + (weight.shape[0],))
 
 
 def norm_modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """LayerNorm (eps 1e-6, no affine part) over the last axis, then ``* (1 + scale) + shift``."""
     width = x.shape[-1]
-    normed = _layer_norm(x, P.ones((width,), x.dtype), P.zeros((width,), x.dtype))[0]
-    return modulate(normed, shift, scale)
+    groups = cells.group_count(x.shape, shift.shape)
+    if groups == 0 or shift.shape != scale.shape:
+        normed = _layer_norm(x, P.ones((width,), x.dtype), P.zeros((width,), x.dtype))[0]
+        return modulate(normed, shift, scale)
+    grouped = (groups, -1, width)
+    out = _norm_modulate(x.reshape(grouped), shift.reshape(grouped), scale.reshape(grouped))[0]
+    return out.reshape(x.shape)
+
+
+def gate_add(residual: Tensor, gate: Tensor, x: Tensor) -> Tensor:
+    """residual + gate * x, the gate broadcast over x."""
+    groups = cells.group_count(x.shape, gate.shape)
+    if groups == 0 or residual.shape != x.shape:
+        return residual + gate * x
+    grouped = (groups, -1, x.shape[-1])
+    return _gate_add(residual.reshape(grouped), gate.reshape(grouped), x.reshape(grouped)).reshape(x.shape)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
     """x / sqrt(mean(x**2) + eps) * weight over the last axis (Zhang & Sennrich 2019)."""
+    width = x.shape[-1]
     wide = x.astype(ms.float32)
+    if eps == 1e-6:
+        out = _rms_norm(wide.reshape(-1, width), weight.astype(ms.float32).reshape(1, width))[0]
+        return out.reshape(x.shape).astype(x.dtype)
     normed = wide * P.rsqrt((wide * wide).mean(-1, keep_dims=True) + eps)
     return normed.astype(x.dtype) * weight.astype(x.dtype)
-
-
-class _Gelu(nn.Cell):
-    """x * sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)): the tanh approximation, written with one exponential.
-
-    The float32 kernels of exp, sigmoid and tanh here are off by several units in the last place, expm1 is not.
-    """
-
-    def construct(self, x: Tensor) -> Tensor:
-        return x / (2.0 + P.expm1(x * (x * x * -_GELU_CUBIC - _GELU_LINEAR)))
-
-    def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
-        squared = x * x
-        z = x * (squared * _GELU_CUBIC + _GELU_LINEAR)
-        above, below = 1.0 / (2.0 + P.expm1(-z)), 1.0 / (2.0 + P.expm1(z))  # sigmoid(z) and 1 - sigmoid(z)
-        return (dout * above * (x * below * (squared * _GELU_CUBIC3 + _GELU_LINEAR) + 1.0),)
-
-
-_gelu = _Gelu()
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -97,14 +101,46 @@ def silu(x: Tensor) -> Tensor:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """softmax(scale q k^T + bias) v. q [B, h, N, d], k and v [B, h, M, d] -> [B, h, N, d].
+    """softmax(scale q k^T + bias) v. q [B, h, N, d], k and v [B, h, M, d] -> [B, h, N, d]; no gradient for the bias."""
+    if bias is None:
+        return _attention(q * scale, k, v)[0]
+    return _biased_attention(q * scale, k, v, bias)[0]
 
-    The softmax runs in float64: in float32 its exponential is several units off (see :class:`_Gelu`).
+
+def sum_of_squares(x: Tensor) -> Tensor:
+    """Scalar float32: sums of columns by a product with ones, then their sum; a sum over two axes is far slower."""
+    wide = x.astype(ms.float32)
+    if x.ndim < 2:
+        return P.ReduceSum()((wide * wide).reshape(-1), (0,))
+    wide = wide.reshape(-1, x.shape[-1])
+    return P.ReduceSum()(_matmul(P.ones((1, wide.shape[0]), ms.float32), wide * wide).reshape(-1), (0,))
+
+
+def adamw_update(
+    param: Parameter, exp_avg: Parameter, exp_avg_sq: Parameter, grad: Tensor, hyper: Tensor, betas: AdamWConstants
+) -> None:
+    """:func:`models.ops.common.adamw_update` by the one kernel that does it in a single pass over memory.
+
+    The kernel is Adam without decay, told that its own corrections are over (powers of beta 0). With c1 = 1 - beta1**n
+    and c2 = 1 - beta2**n, lr / c1 * m / (sqrt(v / c2) + eps) = lr sqrt(c2) / c1 * m / (sqrt(v) + eps sqrt(c2)).
+    It works out 1 - beta2 in float32, for 0.999 1.3e-5 off; gradients enlarged by the root of that, 6e-6, make
+    exp_avg_sq right, and the same factor in exp_avg is taken out of the step. An element's result does not depend on
+    where in which tensor it lies.
     """
-    scores = _bmm_tb(q * scale, k).astype(ms.float32)
-    if bias is not None:
-        scores = scores + bias
-    return _bmm(_softmax(scores.astype(ms.float64)).astype(q.dtype), v)
+    enlarged = _gradient_factor(betas[1], betas[2])
+    zero = P.zeros((), ms.float32)
+    eps, rate = hyper[2] * betas[3], hyper[1] * hyper[2] / enlarged
+    P.assign(param, param * hyper[0])
+    _adam(
+        param, exp_avg, exp_avg_sq, zero, zero, rate, 1.0 - betas[0], betas[1], eps,
+        grad.astype(ms.float32) * enlarged,
+    )  # fmt: skip
+
+
+@constexpr
+def _gradient_factor(beta2: float, complement: float) -> float:
+    """Root of (1 - beta2) over what float32 makes of it. Worked out by Python, also in a compiled function."""
+    return math.sqrt(complement / float(np.float32(1) - np.float32(beta2)))
 
 
 def total_squares(tensors: Sequence[Tensor]) -> float:
