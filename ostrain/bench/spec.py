@@ -9,6 +9,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 
 from models.units import Duration
 from ostrain.environment import Line, Part
+from ostrain.spec.schema import finished
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,29}[A-Za-z0-9])?\Z")
 
@@ -48,3 +49,8 @@ class BenchSpec(Part):
     baseline: Line | None = Field(None, description="label of the entry that the others are compared with; the first")
     timeout: Duration = Field(7200.0, description="a run that takes longer is ended, and its entry has failed")
     matrix: Annotated[list[EntrySpec], Field(min_length=1)] = Field(description="the entries, each a run of its own")
+
+
+def bench_schema() -> dict[str, Any]:
+    """The JSON schema of a benchmark file."""
+    return finished(BenchSpec.model_json_schema(mode="validation"), "ostrain bench")

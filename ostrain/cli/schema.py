@@ -1,4 +1,4 @@
-"""``ostrain schema``: the JSON schema of job files and inventories, for editors."""
+"""``ostrain schema``: the JSON schema of job files, inventories and benchmarks, for editors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import click
 
 @click.command()
 @click.option("--inventory", "of_inventory", is_flag=True, help="The schema of inventory files instead of job files.")
-def schema(of_inventory: bool) -> int:
+@click.option("--bench", "of_bench", is_flag=True, help="The schema of benchmark files instead of job files.")
+def schema(of_inventory: bool, of_bench: bool) -> int:
     """Print the JSON schema of job files.
 
     With the YAML extension of most editors, a first line `# yaml-language-server: $schema=PATH` makes it check and
@@ -17,6 +18,11 @@ def schema(of_inventory: bool) -> int:
     """
     from ostrain.spec.schema import inventory_schema, job_schema
 
-    document = inventory_schema() if of_inventory else job_schema()
+    if of_bench:
+        from ostrain.bench.spec import bench_schema
+
+        document = bench_schema()
+    else:
+        document = inventory_schema() if of_inventory else job_schema()
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
     return 0

@@ -14,7 +14,7 @@ _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 def job_schema() -> dict[str, Any]:
     """The schema of a job file; recipes are offered by name."""
-    schema = _finished(JobSpec.model_json_schema(mode="validation"), "ostrain job")
+    schema = finished(JobSpec.model_json_schema(mode="validation"), "ostrain job")
     for section, keys in TRAIN_KEYS.items():
         for key, text in keys.items():
             schema["$defs"][section]["properties"][key]["description"] = text
@@ -24,8 +24,9 @@ def job_schema() -> dict[str, Any]:
 
 def inventory_schema() -> dict[str, Any]:
     """The schema of an inventory file."""
-    return _finished(Inventory.model_json_schema(mode="validation"), "ostrain inventory")
+    return finished(Inventory.model_json_schema(mode="validation"), "ostrain inventory")
 
 
-def _finished(schema: dict[str, Any], title: str) -> dict[str, Any]:
+def finished(schema: dict[str, Any], title: str) -> dict[str, Any]:
+    """A model's schema with its draft and title."""
     return {"$schema": _DRAFT, **schema, "title": title}
