@@ -119,3 +119,13 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
                 array = (array.astype(np.uint32) << 16).view(np.float32)
             tensors[name] = array
     return tensors
+
+
+def read_range(path: Path, entry: dict[str, Any], start: int, stop: int) -> np.ndarray:
+    """Values [start, stop) of one flat tensor, by its entry of :func:`read_header`; bfloat16 becomes float32."""
+    array = np.empty(stop - start, _READ[entry["dtype"]])
+    with path.open("rb") as file:
+        file.seek(entry["data_offsets"][0] + start * array.itemsize)
+        if file.readinto(memoryview(array.view(np.uint8))) != array.nbytes:
+            raise BadTensors("is cut short")
+    return (array.astype(np.uint32) << 16).view(np.float32) if entry["dtype"] == "BF16" else array
