@@ -20,6 +20,14 @@ SHARED = {
     "models.cost",
     "models.data.aspect",
     "models.exits",
+    "models.checkpoint",
+    "models.checkpoint.folder",
+    "models.checkpoint.manifest",
+    "models.checkpoint.view",
+    "models.checkpoint.read",
+    "models.checkpoint.convert",
+    "models.checkpoint.compare",
+    "models.checkpoint.tensors",
 }
 NETWORK = {"socket", "paramiko", "fabric", "invoke", "asyncio", "http", "urllib", "requests"}
 

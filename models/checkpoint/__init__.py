@@ -1,5 +1,5 @@
-"""Checkpoints: safetensors with the original PyTorch names, written so that a crash at any byte loses nothing."""
+"""Checkpoints: shards in safetensors, written by all ranks so that a crash at any byte loses nothing.
 
-from models.checkpoint.store import Found, newest_complete, prune, recover, verify, write
-
-__all__ = ["Found", "newest_complete", "prune", "recover", "verify", "write"]
+``saver`` writes, ``find`` chooses, ``load`` reads in any layout; ``view``, ``convert`` and ``compare`` are for people.
+Of these modules only ``state`` and ``restore`` need MindSpore.
+"""

@@ -1,22 +1,17 @@
-"""Reading and writing safetensors one tensor at a time.
+"""Reading safetensors one tensor at a time, or a part of one.
 
-The safetensors package holds a whole file in memory, reports a full disk as text and knows no bfloat16 with numpy.
-Here tensors stream to the file (hashed on the way) and from it, and a full disk is an OSError with its number. The
-format is the package's own: 8 bytes of header length, a JSON header, the data.
+The safetensors package reports damage as text of its own and knows no bfloat16 with numpy. The format: 8 bytes of
+header length, a JSON header, the data.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-_WRITTEN = {"float32": "F32", "float16": "F16", "int32": "I32", "int64": "I64", "uint8": "U8", "bool": "BOOL"}
 _READ = {
     "F64": np.float64,
     "F32": np.float32,
@@ -31,47 +26,9 @@ _READ = {
 }
 _MAX_HEADER = 100 << 20
 
-# A tensor to be written: its shape and dtype, and how to get its values when their turn comes.
-Source = tuple[tuple[int, ...], np.dtype, Callable[[], np.ndarray]]
-
 
 class BadTensors(Exception):
     """A file that is not a whole safetensors file; the text says why."""
-
-
-def source(array: np.ndarray) -> Source:
-    return tuple(array.shape), array.dtype, lambda: array
-
-
-def write_tensors(path: Path, tensors: dict[str, Source]) -> tuple[int, str]:
-    """Writes and syncs ``path``; (size, SHA-256). OSError where the file system refuses."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name in sorted(tensors):
-        shape, dtype, _ = tensors[name]
-        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        header[name] = {"dtype": _WRITTEN[dtype.name], "shape": list(shape), "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    digest = hashlib.sha256()
-    with path.open("wb") as file:
-        for part in _parts(text, tensors):
-            file.write(part)
-            digest.update(part)
-        file.flush()
-        os.fsync(file.fileno())
-    return 8 + len(text) + offset, digest.hexdigest()
-
-
-def _parts(header: bytes, tensors: dict[str, Source]) -> Iterator[bytes | memoryview]:
-    yield len(header).to_bytes(8, "little") + header
-    for name in sorted(tensors):
-        shape, dtype, values = tensors[name]
-        array = np.asarray(values(), order="C")
-        if array.shape != shape or array.dtype != dtype:
-            raise ValueError(f"{name} is {array.dtype} {array.shape}, announced as {dtype} {shape}")
-        yield array.reshape(-1).view(np.uint8).data
 
 
 def read_header(path: Path) -> dict[str, dict[str, Any]]:
