@@ -84,7 +84,12 @@ class Tables:
 
 
 def diffusion_tables(betas: np.ndarray, precision: str = "float64") -> Tables:
-    """The tables of ``betas``, computed in ``precision`` (``float64`` as v1.0, ``float32`` as v1.1)."""
+    """The tables of ``betas``, computed in ``precision`` (``float64`` as v1.0, ``float32`` as v1.1).
+
+    ValueError for betas outside 0 to 1, which the linear schedule has below 21 steps.
+    """
+    if not ((betas > 0) & (betas < 1)).all():
+        raise ValueError(f"noise of {len(betas)} diffusion steps is not between 0 and 1: use more steps, and respacing")
     dtype = np.dtype(precision)
     betas = betas.astype(dtype)
     one = dtype.type(1)

@@ -79,13 +79,8 @@ def merge_prompt(segments: Segments) -> str:
 
 
 def prompt_of_loop(prompt: str, loop: int) -> str:
-    """The text of loop ``loop`` (counted from 0). ValueError where the prompt has none for it."""
-    if not prompt.startswith(_LOOPS):
-        return prompt
-    texts = _spread(_parts(prompt), loop + 1)
-    if loop >= len(texts):
-        raise ValueError(f"prompt {prompt!r} has no text for loop {loop}")
-    return texts[loop]
+    """The text of loop ``loop`` (counted from 0), not stripped. ValueError for malformed loops."""
+    return _spread(_parts(prompt), loop + 1)[loop] if prompt.startswith(_LOOPS) else prompt
 
 
 def prompts_of_loops(prompt: str, loops: int) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 
 from models.config import DataConfig
 from models.data import aspect
-from models.data.bucket import Buckets, Choice
+from models.data.bucket import Buckets, Choice, Shape, bucket_statistics, sampler_batches
 
 DATA = Path(__file__).parents[1] / "data" / "models" / "buckets_v1_2.json"
 SHARED = Path(__file__).parents[3] / "shared" / "golden" / "07a_buckets_v1_2"
@@ -101,3 +101,59 @@ def test_all_recorded_decisions_where_the_golden_cases_are_present() -> None:
             entry = expected["table"][expected["index"][row]]
             want = None if entry is None else [entry["bucket"], *entry["thw"], entry["batch_size"]]
             assert as_list(decide(buckets, video, 1, inputs["base_seed"] + row * buckets.count)) == want
+
+
+def test_computed_sizes_are_even_and_of_their_ratio() -> None:
+    for version in ("v1.1", "v1.2"):
+        for ratio, (height, width) in aspect.computed_sizes(230400, aspect.RATIOS[version]).items():
+            assert (height % 2, width % 2) == (0, 0)
+            assert height / width == pytest.approx(float(ratio), rel=0.02)
+            assert height * width == pytest.approx(230400, rel=0.02)
+    last = {version: list(aspect.computed_sizes(230400, ratios))[-1] for version, ratios in aspect.RATIOS.items()}
+    assert last == {"v1.1": "2.08", "v1.2": "1.85"}
+
+
+def test_lengths_by_name() -> None:
+    assert [aspect.num_frames(name) for name in ("4s", "16x", "17", 8)] == [102, 816, 17, 8]
+    with pytest.raises(ValueError, match="unknown length '4m'"):
+        aspect.num_frames("4m")
+
+
+def choices(*names: str | None, batch_size: int = 2) -> list[Choice | None]:
+    found: list[Choice | None] = []
+    for name in names:
+        shape = None if name is None else Shape(int(name.split("/")[1]), *aspect.sizes(name.split("/")[0])["1.00"])
+        found.append(None if name is None or shape is None else Choice(name, shape, batch_size))
+    return found
+
+
+SMALL, LONG, LARGE = "144p/1/1.00", "144p/51/1.00", "240p/1/1.00"
+
+
+def test_statistics_of_buckets() -> None:
+    found = bucket_statistics(choices(SMALL, LONG, None, SMALL, LARGE, SMALL))
+    assert found.by_shape == {"240p/1": [1, 0], "144p/51": [1, 0], "144p/1": [3, 1]}
+    assert list(found.by_shape) == ["240p/1", "144p/51", "144p/1"]
+    assert found.by_ratio == {"1.00": [5, 1]}
+    assert (found.samples, found.batches, found.dropped, found.buckets) == (5, 1, 1, 3)
+
+
+def test_the_sampler_of_the_original_fills_up_or_drops() -> None:
+    clips = choices(SMALL, LARGE, SMALL, SMALL, LARGE)
+
+    def rows(rank: int, world: int, drop_last: bool, first: int = 0) -> list[list[int]]:
+        return [batch for _, batch in sampler_batches(clips, rank, world, drop_last, first)]
+
+    assert rows(0, 1, True) == [[0, 2], [1, 4]]
+    assert rows(0, 1, False) == [[0, 2], [3, 0], [1, 4]]
+    assert rows(0, 1, False, first=2) == [[1, 4]]
+    assert [rows(rank, 2, True) for rank in (0, 1)] == [[[0, 2]], [[1, 4]]]
+    # The last round repeats the first batch, of whose bucket nothing is left.
+    assert [rows(rank, 2, False) for rank in (0, 1)] == [[[0, 2], [1, 4]], [[3, 0], []]]
+
+
+def test_the_sampler_of_the_original_loses_a_bucket_with_less_than_half_a_batch() -> None:
+    clips = choices(SMALL, LARGE, SMALL, batch_size=4)
+    assert [rows for _, rows in sampler_batches(clips, 0, 1, drop_last=False)] == [[0, 2, 0, 2]]
+    with pytest.raises(ValueError, match="no batch size"):
+        sampler_batches(choices(SMALL, batch_size=0), 0, 1, drop_last=True)

@@ -14,15 +14,31 @@ from models.config import OptimizerConfig
 from tests.parity.__main__ import kind_of, main
 from tests.parity.cases import CaseError
 from tests.parity.compare import compare
+from tests.parity.tables import compare_tables
 from tests.parity.tolerance import Tolerances
 from tests.parity.trace import gradient_slack
 
 REPO = Path(__file__).resolve().parents[2]
 OWN = REPO / "tests" / "data" / "golden"
 SHARED = REPO.parent / "shared" / "golden"
-KINDS = ("03_stdit3_v1_2", "03b_stdit3_options", "05_rflow_v1_2", "08d_embeddings_layers", "09_train_trace")
+KINDS = (
+    "03_stdit3_v1_2",
+    "03b_stdit3_options",
+    "05_rflow_v1_2",
+    "06a_iddpm_v1_0",
+    "06b_iddpm_v1_1",
+    "07a_buckets_v1_2",
+    "07b_buckets_v1_1",
+    "08a_masks_prompts_v1_2",
+    "08b_masks_prompts_v1_1",
+    "08c_text_cleaning",
+    "08d_embeddings_layers",
+    "08e_sincos_v1_0",
+    "09_train_trace",
+    "10_transforms",
+)
 CASES = sorted(path for path in OWN.iterdir() if path.is_dir())
-CASES += [SHARED / name for name in (*KINDS, "10_transforms") if (SHARED / name).is_dir()]
+CASES += [SHARED / name for name in KINDS if (SHARED / name).is_dir()]
 
 pytestmark = pytest.mark.train
 
@@ -44,7 +60,10 @@ def test_case_is_within_tolerance(path: Path, capsys: pytest.CaptureFixture[str]
     report = _report(capsys)
     assert report["failed"] == []
     assert (status, report["verdict"]) == (0, "pass")
-    assert len(report["tensors"]) == len(load_file(path / "outputs.safetensors"))
+    outputs = path / "outputs.safetensors"
+    tensors = [key for key in report["tensors"] if not key.startswith("outputs.json/")]
+    assert len(tensors) == (len(load_file(outputs)) if outputs.exists() else 0)
+    assert (len(report["tensors"]) > len(tensors)) == (path / "outputs.json").exists()
 
 
 def test_an_unseen_folder_without_tolerances_uses_the_measured_errors(
@@ -100,15 +119,18 @@ def test_what_cannot_be_run_is_two(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "usage" in capsys.readouterr().err
     assert main([str(tmp_path / "nowhere")]) == 2
     assert "cannot read the case" in _report(capsys)["error"]
-    (tmp_path / "config.json").write_text(json.dumps({"cls": "opensora.schedulers.iddpm", "case": "06a"}))
+    (tmp_path / "config.json").write_text(json.dumps({"cls": "opensora.schedulers.dpms", "case": "x"}))
     assert main([str(tmp_path)]) == 2
-    assert "opensora.schedulers.iddpm" in _report(capsys)["error"]
+    assert "opensora.schedulers.dpms" in _report(capsys)["error"]
 
 
 def test_kinds() -> None:
     assert kind_of({"cls": "opensora.models.stdit.stdit3.STDiT3 (built from STDiT3Config)"}) == "stdit3"
     assert kind_of({"cls": "opensora.schedulers.rf.RFLOW / RFlowScheduler; model: STDiT3"}) == "rflow"
     assert kind_of({"cls": "STDiT3 + RFLOW.training_losses + AdamW + update_ema", "traces": []}) == "trace"
+    assert kind_of({"cls": "opensora.schedulers.iddpm.IDDPM (v1.1); model: STDiT2"}) == "iddpm"
+    assert kind_of({"cls": "opensora.models.layers.blocks sin-cos tables (v1.0)"}) == "sincos"
+    assert kind_of({"cls": "opensora.models.layers.blocks"}) == "layers"
     with pytest.raises(CaseError):
         kind_of({"class": "MMDiT"})
 
@@ -121,6 +143,54 @@ def test_fallback_bounds(tmp_path: Path) -> None:
     assert bounds.bound("a/loss", np.float32(0.1)).absolute == pytest.approx(1e-6)
     assert bounds.bound("a/x_mask", np.zeros(3, np.uint8)).absolute == 0
     assert Tolerances("transforms", tmp_path / "case", None).bound("0/video_center", reference).absolute == 0
+
+
+def _change(path: Path, keys: list[str | int], value: object) -> None:
+    """Another value somewhere in outputs.json."""
+    table = json.loads((path / "outputs.json").read_text())
+    place = table
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    (path / "outputs.json").write_text(json.dumps(table))
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "value", "failed"),
+    [
+        ("08c_text_cleaning", ["clean_once", 3], "bold and italic text next", "clean_once"),
+        ("08b_masks_prompts_v1_1", ["masks", "sets", "mask_image_tail/T3", 0], "111", "masks/sets"),
+        ("08b_masks_prompts_v1_1", ["masks", "sets", "mask_quarter_head/T3"], ["011"], "masks/sets"),
+        ("08a_masks_prompts_v1_2", ["multi_res", 1, "out", "ar", 0, 0], 0.56339, "multi_res"),
+        ("07b_buckets_v1_1", ["sampler", "drop1_world2_rank0", 5, 0], "0-1-1-1", "sampler/drop1_world2_rank0"),
+        ("07b_buckets_v1_1", ["buckets", "stage2", "shipped_interval1", "index", 7], 0, "buckets/stage2"),
+    ],
+)
+def test_one_text_or_decision_changed_fails(
+    name: str, keys: list[str | int], value: object, failed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = _copy(name, tmp_path / name)
+    _change(path, keys, value)
+    assert main([str(path)]) == 1
+    report = _report(capsys)
+    assert report["failed"] == [f"outputs.json/{failed}"]
+    row = report["tensors"][f"outputs.json/{failed}"]
+    assert row["differing"] >= 1
+    assert "recorded" in row["problem"]
+
+
+def test_tables_recorded_but_not_computed_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = _copy("08e_sincos_v1_0", tmp_path / "case")
+    (path / "outputs.json").write_text(json.dumps({"something": [1]}))
+    assert main([str(path)]) == 1
+    assert _report(capsys)["failed"] == ["outputs.json/something"]
+
+
+def test_errors_match_whatever_their_name() -> None:
+    rows = compare_tables({"a": {"error": "ours"}, "b": 1}, {"a": {"error": "KeyError"}, "b": {"error": "x"}}, {})
+    assert [rows[key]["ok"] for key in ("outputs.json/a", "outputs.json/b")] == [True, False]
+    assert not compare_tables({"a": [1]}, {"a": [1, 2]}, {})["outputs.json/a"]["ok"]
+    assert not compare_tables({"a": {"x": 1, "y": 2}}, {"a": {"x": 1}}, {})["outputs.json/a"]["ok"]
 
 
 def test_slack_lets_only_undetermined_entries_move(tmp_path: Path) -> None:

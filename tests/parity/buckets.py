@@ -19,15 +19,21 @@ _VARIANT = re.compile(r"(shipped|forced)_interval(\d+)")
 
 def tables(case: Case) -> dict[str, Any]:
     """All recorded tables and decisions of the case, computed."""
-    names = list(case.expected.get("aspect_ratios", aspect.TABLES))
-    if case.version == "v1.1" and set(names) & set(aspect.ADDED_IN_V1_2):
-        raise CaseError(f"v1.1 has no resolutions {', '.join(aspect.ADDED_IN_V1_2)}")
+    shipped = [name for name in aspect.TABLES if case.version != "v1.1" or name not in aspect.ADDED_IN_V1_2]
+    names = list(case.expected.get("aspect_ratios", shipped))
+    unknown = sorted(set(names) - set(shipped))
+    if unknown:
+        raise CaseError(f"{case.version} has no resolutions {', '.join(unknown)}")
     columns = case.expected.get("closest_ratio_columns", names)
     return (
         _sizes(case, names)
         | {"closest_ratio_columns": [name for name in columns if name in aspect.TABLES]}
         | {"closest_ratio": [_closest(video, columns) for video in case.given["videos"]]}
-        | {"buckets": {name: _buckets(case, name, expected) for name, expected in case.expected["buckets"].items()}}
+        | {
+            "buckets": {
+                name: _buckets(case, name, expected) for name, expected in case.expected.get("buckets", {}).items()
+            }
+        }
         | {"sampler": _sampler(case, list(case.expected.get("sampler", {})))}
     )
 
