@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from cluster.backend import Backend, NodeError, RunRef
+from cluster.backend import Backend, NodeError, PerNode, RunRef
 from models.checkpoint.folder import content_problem
 from models.checkpoint.manifest import STATE
 from models.checkpoint.view import Holding, LocalHolding, View, local_holdings, views
@@ -26,7 +26,7 @@ from ostrain.states import ExitCode
 from ostrain.store import Run, Store
 
 _STEP = re.compile(r"step-(\d+)(\.broken)?")
-_PORTION = 8 << 20
+_PORTION = 16 << 20
 # A node reads at least this much a second when it hashes.
 _SLOWEST = 20 << 20
 
@@ -108,7 +108,7 @@ class RemoteHolding:
         return self._files
 
     def read(self, file: str) -> bytes:
-        return self._listing.backend.fetch(self.run, self.node, self._path(file))
+        return self._listing.read(self.node, self._path(file))
 
     def sha256(self, file: str) -> str:
         return self._listing.hashes(self.name).get((self.node, self._path(file)), "")
@@ -147,10 +147,14 @@ class Listing:
         self.backend, self.run, self.folder = backend, run, folder
         self._hashes: dict[str, dict[tuple[str, str], str]] = {}
         self._sizes: dict[str, int] = {}
+        self._small: dict[tuple[str, str], str] = {}
+        self._contents: dict[str, bytes] = {}
 
     def holdings(self) -> tuple[list[RemoteHolding], list[NodeError]]:
         found, errors = [], []
-        answers = self.backend.files(self.run, (f"{glob.escape(self.folder)}/step-*/*",))
+        steps_of = f"{glob.escape(self.folder)}/step-*"
+        answers = self.backend.files(self.run, (f"{steps_of}/*",))
+        self._small = _digests(self.backend.files(self.run, (f"{steps_of}/*.json",), hashes=True))
         for node, answer in answers.items():
             if isinstance(answer, NodeError):
                 if answer.kind != "no_run":
@@ -166,19 +170,33 @@ class Listing:
                 found.append(RemoteHolding(self, node, name, files))
         return found, errors
 
+    def read(self, node: str, path: str) -> bytes:
+        """A small file. All nodes have the same manifests and facts: each content is fetched once."""
+        digest = self._small.get((node, path), "")
+        if digest not in self._contents:
+            data = self.backend.fetch(self.run, node, path)
+            if not digest:
+                return data
+            self._contents[digest] = data
+        return self._contents[digest]
+
     def hashes(self, name: str) -> dict[tuple[str, str], str]:
         """(node, path) -> SHA-256 of a step's files, computed by the nodes at the same time."""
         if name not in self._hashes:
             pattern = f"{glob.escape(self.folder)}/{name}/*"
             timeout = 60.0 + self._sizes.get(name, 0) / _SLOWEST
-            answers = self.backend.files(self.run, (pattern,), hashes=True, timeout=timeout)
-            self._hashes[name] = {
-                (node, path): facts["sha256"] or ""
-                for node, answer in answers.items()
-                if not isinstance(answer, NodeError)
-                for path, facts in answer.items()
-            }
+            self._hashes[name] = _digests(self.backend.files(self.run, (pattern,), hashes=True, timeout=timeout))
         return self._hashes[name]
+
+
+def _digests(answers: PerNode[dict[str, Any]]) -> dict[tuple[str, str], str]:
+    """(node, path) -> SHA-256, of nodes that answered."""
+    return {
+        (node, path): facts["sha256"] or ""
+        for node, answer in answers.items()
+        if not isinstance(answer, NodeError)
+        for path, facts in answer.items()
+    }
 
 
 @contextmanager
