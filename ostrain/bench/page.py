@@ -13,7 +13,7 @@ import jinja2
 
 from ostrain.bench.store import write_text
 from ostrain.bench.summary import Row
-from ostrain.bench.text import bytes_text, change_text, notes, published_text, seconds_text, share_text
+from ostrain.bench.text import bytes_text, change_text, compile_text, notes, published_text, seconds_text, share_text
 
 
 def write_page(head: Mapping[str, Any], rows: Sequence[Row], picture: Path | None, path: Path) -> None:
@@ -32,6 +32,7 @@ def write_page(head: Mapping[str, Any], rows: Sequence[Row], picture: Path | Non
         "share": share_text,
         "number": lambda value: "-" if value is None else f"{value:,.0f}",
         "times": lambda value: "-" if value is None else f"{value:.2f}x",
+        "compile": compile_text,
         "change": change_text,
         "published": published_text,
         "day": lambda value: time.strftime("%Y-%m-%d %H:%M", time.localtime(value)),

@@ -93,7 +93,7 @@ def _memory(axes: Any, rows: Sequence[Row]) -> None:
 
 
 def _comm(axes: Any, rows: Sequence[Row], told: bool) -> None:
-    axes.set_title("moved by a rank in a step, MB (mean), by collective", fontsize=10)
+    axes.set_title("sent by a rank in a step, MB (mean), by collective", fontsize=10)
     if not told:
         axes.text(0.5, 0.5, "the payload did not count its communication", transform=axes.transAxes, ha="center")
         return

@@ -84,14 +84,14 @@ def run_once(
 ) -> Outcome:
     """Start the job, wait for its end, measure it. ``started`` is told the run's id as soon as it has one.
 
-    A failure of the run is an outcome; OstrainError and KeyboardInterrupt mean that nothing of it runs any more. A run
-    that failed stays, as the evidence.
+    A failure of the run is an outcome, and it stays, as the evidence. OstrainError: it could not be started.
+    KeyboardInterrupt passes through when the run has been ended and removed.
     """
     run = submit(
         store, backend, job.plan, job_path=job.job_path, bundle=job.bundle, secrets=job.secrets, say=lambda _: None
     )
-    started(run.run_id)
     try:
+        started(run.run_id)
         with Deadline(store.path, run, job.timeout) as deadline, show:
             for news in watch(store, backend, run):
                 show.show(news)
@@ -101,6 +101,11 @@ def run_once(
         say(f"interrupted; ending {run.run_id}")
         end(store, backend, run, say)
         raise
+    except OstrainError as error:
+        say(str(error))
+        cancelled = cancel(store, backend, run, grace=5.0)
+        left = "" if cancelled.exit_code == 0 else "; it may still run"
+        outcome = Outcome(run.run_id, f"lost: {error.what}{left}", None)
     if outcome.measured is not None and not job.keep:
         return _removed(store, backend, run, outcome, say)
     return Outcome(outcome.run_id, outcome.reason, outcome.measured, kept=True)

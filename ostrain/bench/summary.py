@@ -28,7 +28,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Row:
-    """An entry of the report. Seconds in s, memory and comm in bytes, per step where they are of a step.
+    """An entry of the report. Seconds in s, memory and comm (sent) in bytes, per step where they are of a step.
 
     state: done, failed, or waiting (never run). speedup: tokens per second as a multiple of the baseline's;
     efficiency: that over the multiple of workers. data_wait_share: of the step. published: seconds of somebody else.

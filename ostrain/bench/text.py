@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from ostrain.bench.load import Case
+from ostrain.bench.load import Bench, Case
 from ostrain.bench.store import RunResult
 from ostrain.bench.summary import Row, figures
 from ostrain.talk import table
@@ -37,6 +37,13 @@ def share_text(value: float | None, *, sign: bool = False) -> str:
     return "-" if value is None else f"{value * 100:{'+' if sign else ''}.1f} %"
 
 
+def compile_text(row: Row) -> str:
+    """Seconds of compilation; ``~`` where they are what the first step took more than the others."""
+    if row.compile_seconds is None:
+        return "-"
+    return f"{'' if row.compile_told else '~'}{seconds_text(row.compile_seconds)} s"
+
+
 def change_text(row: Row) -> str:
     """Change of the seconds since the last time; ``~`` where it is less than the spread."""
     if row.change is None:
@@ -65,12 +72,23 @@ def outcome_line(run: RunResult) -> str:
     return f"{text}, peak {bytes_text(row['memory'])}, compiled in {seconds_text(row['compile_seconds'])} s"
 
 
+def title(bench: Bench) -> str:
+    """``layouts: up to 2 workers on 1 node (CPU, local), 8 steps counted``."""
+    spec, largest = bench.spec, max((case.plan for case in bench.cases), key=lambda plan: plan.world)
+    workers, nodes = largest.world, len(largest.nodes)
+    where = f"{workers} worker{'s' if workers > 1 else ''} on {nodes} node{'s' if nodes > 1 else ''}"
+    counted = f"{spec.steps - spec.warmup} steps counted" + (
+        f" in each of {spec.repeat} runs" if spec.repeat > 1 else ""
+    )
+    return f"{spec.name}: up to {where} ({largest.device}, {largest.backend}), {counted}"
+
+
 def steps_table(rows: Sequence[Row]) -> str:
     """The main table: one line an entry."""
     changed = any(row.change for row in rows)
     published = any(row.published for row in rows)
     headers = ["ENTRY", "WORKERS", "LAYOUT", "s/STEP", "QUARTILES", "TOKENS/s", "SPEED-UP", "EFFICIENCY", "COMPILE",
-               "MEMORY", "COMM/STEP", "DATA WAIT"]  # fmt: skip
+               "MEMORY", "SENT/STEP", "DATA WAIT"]  # fmt: skip
     headers += ["CHANGE"] if changed else []
     headers += ["PUBLISHED"] if published else []
     lines = []
@@ -83,7 +101,7 @@ def steps_table(rows: Sequence[Row]) -> str:
         line += [f"{seconds_text(row.seconds_low)}-{seconds_text(row.seconds_high)}"]
         line += [f"{row.tokens_per_s:,.0f}" if row.tokens_per_s else "-"]
         line += ["-" if row.speedup is None else f"{row.speedup:.2f}x", share_text(row.efficiency)]
-        line += [f"{seconds_text(row.compile_seconds)} s" if row.compile_seconds is not None else "-"]
+        line += [compile_text(row)]
         line += [bytes_text(row.memory), bytes_text(row.comm_total), share_text(row.data_wait_share)]
         line += [change_text(row)] if changed else []
         line += [published_text(row)] if published else []
@@ -100,7 +118,7 @@ def published_text(row: Row) -> str:
 
 
 def comm_table(rows: Sequence[Row]) -> str:
-    """Calls and bytes of each collective, of the mean rank and step; empty where no payload told them."""
+    """Calls and sent bytes of each collective, of the mean rank and step; empty where no payload told them."""
     names = list(dict.fromkeys(name for row in rows for name in row.comm or {}))
     if not names:
         return ""
@@ -128,7 +146,7 @@ def notes(rows: Sequence[Row], baseline: str) -> list[str]:
     if len({row.samples for row in rows if row.samples is not None}) > 1:
         told.append("entries differ in samples per step: compare tokens per second, not seconds per step")
     if any(row.compile_seconds is not None and not row.compile_told for row in rows):
-        told.append("compile: first step of a shape minus the median of its others")
+        told.append("compile: ~ marks what the first step of a shape took more than its others, where none was told")
     if any(row.change for row in rows):
         since = min(row.change.since for row in rows if row.change)
         day = time.strftime("%Y-%m-%d %H:%M", time.localtime(since))

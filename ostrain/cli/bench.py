@@ -143,16 +143,13 @@ def _report(session: Session) -> None:
     """``report.png`` and ``report.html``; the page is written without a picture where matplotlib is missing."""
     from ostrain.bench.page import write_page
     from ostrain.bench.picture import draw
+    from ostrain.bench.text import title
 
-    rows, spec = session.rows(), session.bench.spec
+    rows = session.rows()
     picture: Path | None = session.folder / "report.png"
     assert picture is not None
     try:
-        draw(
-            rows,
-            f"{spec.name}: {spec.steps - spec.warmup} of {spec.steps} steps counted, {spec.repeat} run(s)",
-            picture,
-        )
+        draw(rows, title(session.bench), picture)
         say(f"picture: {picture}")
     except OstrainError as error:
         say(str(error))

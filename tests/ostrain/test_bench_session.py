@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cluster.backend import NodeError
 from ostrain.bench.load import load_bench
 from ostrain.bench.page import write_page
 from ostrain.bench.picture import draw
@@ -125,6 +126,21 @@ def test_a_run_that_a_killed_benchmark_left_is_ended(tmp_path: Path) -> None:
     assert left.run_id in backend.stopped
     assert again.store.all() == []
     assert left.run_id in said[0]
+
+
+def test_a_run_that_is_lost_is_a_row_and_the_others_run(tmp_path: Path) -> None:
+    backend = FakeBackend(metrics, hang=("trial-one",))
+
+    def lose() -> None:
+        raise NodeError("unreachable", "no answer", node="local")
+
+    backend.on_hang = lose
+    made, said = session(tmp_path, backend)
+    made.run()
+    one, two = made.rows()
+    assert (one.state, one.reason, two.state) == ("failed", "lost: no answer", "done")
+    assert len(backend.stopped) == 1
+    assert "where: node local" in said[1]
 
 
 def test_a_run_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
