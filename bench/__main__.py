@@ -21,6 +21,7 @@ def main(names: list[str]) -> int:
         print("benchmarks: " + ", ".join(known), file=sys.stderr)
         return 2 if unknown else 0
     for name in names:
+        sys.argv = [f"bench_{name}"]
         runpy.run_module(f"bench.bench_{name}", run_name="__main__")
     return 0
 

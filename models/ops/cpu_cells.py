@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 
-import mindspore as ms
 from mindspore import Tensor, nn
 from mindspore import ops as P
 
@@ -167,7 +166,7 @@ class BiasedAttention(nn.Cell):
 def attention_gradients(
     q: Tensor, k: Tensor, v: Tensor, out: tuple[Tensor, Tensor], dout: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dq, dk, dv. The softmax's gradient: weights (dweights - sum(dweights weights)), where the sum is sum(dout out)."""
+    """dq, dk, dv. Softmax: dscores = weights (dweights - sum(dweights weights)), and that sum is sum(dout out)."""
     attended, weights = out
     width, tokens = v.shape[-1], v.shape[-2]
     total = _matmul((dout * attended).reshape(-1, width), P.ones((width, 1), v.dtype))
@@ -179,12 +178,12 @@ def attention_gradients(
 def group_count(shape: tuple[int, ...], other: tuple[int, ...]) -> int:
     """Rows of ``other`` [..., C] if each belongs to a run of rows of ``shape`` [..., C], else 0.
 
-    So it is where ``other`` begins like ``shape`` and goes on with ones: [B, T, 1, C] or [B, 1, 1, C] over [B, T, S, C].
+    So it is where ``other`` begins like ``shape`` and goes on with ones: [B, T, 1, C] over [B, T, S, C].
     """
     groups, equal = 1, True
     if len(shape) != len(other) or shape[-1] != other[-1]:
         return 0
-    for mine, its in zip(shape[:-1], other[:-1]):
+    for mine, its in zip(shape[:-1], other[:-1]):  # noqa: B905 - the graph compiler knows no keywords of zip()
         equal = equal and mine == its
         if not equal and its != 1:
             return 0
