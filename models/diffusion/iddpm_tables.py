@@ -35,13 +35,13 @@ def kept_steps(steps: int, respacing: str | Sequence[int]) -> list[int]:
     the second, 20 of the last, evenly spaced with both ends. ValueError where that many do not exist.
     """
     if isinstance(respacing, str) and respacing.startswith("ddim"):
-        wanted = int(respacing.removeprefix("ddim"))
+        wanted = _counts(respacing.removeprefix("ddim"), respacing)[0]
         for stride in range(1, steps):
             kept = range(0, steps, stride)
             if len(kept) == wanted:
                 return list(kept)
         raise ValueError(f"{steps} diffusion steps cannot be cut to exactly {wanted} with a whole stride")
-    counts = [int(count) for count in respacing.split(",")] if isinstance(respacing, str) else list(respacing)
+    counts = _counts(respacing, respacing) if isinstance(respacing, str) else list(respacing)
     size, extra = divmod(steps, len(counts))
     found: set[int] = set()
     start = 0
@@ -49,19 +49,29 @@ def kept_steps(steps: int, respacing: str | Sequence[int]) -> list[int]:
         length = size + (section < extra)
         if length < count:
             raise ValueError(f"a section of {length} diffusion steps cannot be cut to {count}")
-        stride = (length - 1) / (count - 1) if count > 1 else 1.0
+        gap = (length - 1) / (count - 1) if count > 1 else 1.0
         place = 0.0
         for _ in range(count):
             found.add(start + round(place))
-            place += stride  # summed up as upstream: the rounding error of the sum decides ties
+            place += gap  # summed up as upstream: the rounding error of the sum decides ties
         start += length
+    if not found:
+        raise ValueError(f"respacing {respacing!r} keeps no step")
     return sorted(found)
+
+
+def _counts(text: str, respacing: str) -> list[int]:
+    try:
+        return [int(count) for count in text.split(",")]
+    except ValueError:
+        raise ValueError(f"respacing {respacing!r} is neither numbers of steps nor ddim and one number") from None
 
 
 def respaced_betas(betas: np.ndarray, kept: Sequence[int]) -> np.ndarray:
     """float64 [len(kept)]: betas of the process that visits only the steps ``kept``."""
     alphas_cumprod = np.cumprod(1.0 - betas)[list(kept)]
-    return 1.0 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])
+    respaced: np.ndarray = 1.0 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])
+    return respaced
 
 
 @dataclass(frozen=True)
@@ -153,4 +163,5 @@ class SpeedSampling:
         edges = np.cumsum(self.probabilities, dtype=np.float64)
         drawn = np.minimum(np.searchsorted(edges / edges[-1], uniforms, side="right"), len(edges) - 1)
         mirrored = np.minimum(np.abs(drawn - self.meaningful_steps), len(edges) - 1)
-        return np.concatenate([drawn, mirrored])[:count].astype(np.int64)
+        steps: np.ndarray = np.concatenate([drawn, mirrored])[:count].astype(np.int64)
+        return steps

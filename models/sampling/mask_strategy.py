@@ -48,11 +48,13 @@ def parse_mask_strategy(text: str | None) -> list[Group]:
     groups = []
     for fields in split_mask_strategy(text):
         try:
-            groups.append(Group(*(int(field) for field in fields[:5]), edit_ratio=float(fields[5])))
+            loop, reference, reference_start, target_start, length = (int(field) for field in fields[:5])
+            edit_ratio = float(fields[5])
         except ValueError:
             raise ValueError(
                 f"mask strategy {text!r}: {','.join(fields)!r} is not five integers and an edit ratio"
             ) from None
+        groups.append(Group(loop, reference, reference_start, target_start, length, edit_ratio))
     return groups
 
 

@@ -31,6 +31,11 @@ def test_kept_steps() -> None:
     assert kept_steps(10, [10]) == list(range(10))
     with pytest.raises(ValueError, match="cannot be cut to exactly 7"):
         kept_steps(10, "ddim7")
+    for text in ("ddim", "5,x", ""):
+        with pytest.raises(ValueError, match="neither numbers"):
+            kept_steps(10, text)
+    with pytest.raises(ValueError, match="keeps no step"):
+        kept_steps(10, "0")
     with pytest.raises(ValueError, match="a section of 3"):
         kept_steps(9, "1,2,4")
 

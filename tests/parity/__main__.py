@@ -63,7 +63,7 @@ def run_case(path: Path) -> dict[str, Any]:
     if case.outputs:
         rows |= compare(_computed(runner.run, case), case.outputs, tolerances, case.slack)
     if case.expected:
-        tables = getattr(runner, "tables", lambda _case: {})
+        tables: Callable[[Case], dict[str, Any]] = getattr(runner, "tables", lambda _case: {})
         rows |= compare_tables(_computed(tables, case), case.expected, getattr(runner, "ROUNDED", {}))
     head = {"case": case.name, "kind": kind}
     return head | summary(rows) | {"tolerances": tolerances.source, "tensors": rows}

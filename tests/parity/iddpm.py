@@ -137,6 +137,7 @@ def _sample(case: Case, model: nn.Cell, item: dict[str, Any]) -> Arrays:
         "model_in": P.stack([step.model_in for step in seen]).asnumpy(),
         "final": final.asnumpy(),
     }
-    if frame_mask is not None:
-        result["x_mask"] = np.stack([np.tile(step.x_mask, (2, 1)) for step in seen]).astype(np.uint8)
+    masks = [step.x_mask for step in seen if step.x_mask is not None]
+    if masks:
+        result["x_mask"] = np.stack([np.tile(mask, (2, 1)) for mask in masks]).astype(np.uint8)
     return result

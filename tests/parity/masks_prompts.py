@@ -49,7 +49,9 @@ def run(case: Case) -> Arrays:
         align = None if options[2] in (None, "None") else int(options[2])
         z = case.inputs["apply/z"]
         z, mask = apply_mask_strategy(z, references, strategies, int(options[1]), align, case.version)
-        computed |= {f"{scenario}z": z, f"{scenario}mask": mask}
+        computed[f"{scenario}z"] = z
+        if mask is not None:
+            computed[f"{scenario}mask"] = mask
     return computed
 
 

@@ -11,8 +11,8 @@ def run(case: Case) -> Arrays:
     computed: Arrays = {}
     for index, item in enumerate(case.config.get("grid2d", [])):
         rows, columns = item["grid"]
-        table = sincos_table_2d(item["dim"], (rows, columns), item["scale"], item.get("base"))
+        table = sincos_table_2d(item["dim"], (rows, columns), item.get("scale", 1.0), item.get("base"))
         computed[f"grid2d/{index}"] = table
     for index, item in enumerate(case.config.get("grid1d", [])):
-        computed[f"grid1d/{index}"] = sincos_table_1d(item["dim"], item["length"], item["scale"])
+        computed[f"grid1d/{index}"] = sincos_table_1d(item["dim"], item["length"], item.get("scale", 1.0))
     return computed
