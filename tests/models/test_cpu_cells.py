@@ -144,8 +144,9 @@ def test_a_step_of_adamw_does_not_depend_on_how_parameters_are_cut() -> None:
         np.testing.assert_array_equal(whole[index], np.concatenate([piece[index] for piece in pieces]))
     expected = [Parameter(Tensor(values[name].copy()), name=name) for name in ("p", "m", "v")]
     common.adamw_update(*expected, Tensor(values["g"]), hyper, constants)
-    for mine, its, rtol in zip(whole, expected, (1e-6, 1e-5, 1e-6), strict=True):
-        np.testing.assert_allclose(mine, its.asnumpy(), rtol=rtol, atol=3e-7)
+    # The kernel's exp_avg holds gradients enlarged by 6.4e-6 of themselves; the step does not.
+    for mine, its, atol in zip(whole, expected, (3e-7, 3e-6, 3e-7), strict=True):
+        np.testing.assert_allclose(mine, its.asnumpy(), rtol=1e-6, atol=atol)
 
 
 @pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 4, 5)])
