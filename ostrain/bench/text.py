@@ -69,7 +69,8 @@ def outcome_line(run: RunResult) -> str:
     text = f"{seconds_text(row['seconds'])} s/step ({seconds_text(row['seconds_low'])} to "
     text += f"{seconds_text(row['seconds_high'])}, {row['counted']} steps)"
     text += f", {rate:,.0f} tokens/s" if rate else ""
-    return f"{text}, peak {bytes_text(row['memory'])}, compiled in {seconds_text(row['compile_seconds'])} s"
+    compiled = f", compiled in {seconds_text(row['compile_seconds'])} s" if row["compile_told"] else ""
+    return f"{text}, peak {bytes_text(row['memory'])}{compiled}"
 
 
 def title(bench: Bench) -> str:
