@@ -17,7 +17,7 @@ import yaml
 
 from cluster.backend import Backend, NodeError, PerNode, RunRef
 from models.checkpoint.folder import content_problem
-from models.checkpoint.manifest import STATE
+from models.checkpoint.manifest import STATE, Shard
 from models.checkpoint.view import Holding, LocalHolding, View, local_holdings, views
 from ostrain.errors import OstrainError
 from ostrain.paths import cache_dir
@@ -82,7 +82,7 @@ class Source:
                 self.fetched = cache_dir() / "checkpoints" / holding.run.run_id
                 target = self.fetched / f"{view.name}-{view.manifest.digest[:16]}" / shard.file
                 if content_problem(target, shard.size, shard.sha256):
-                    holding.download(shard.file, target, shard.sha256, progress)
+                    holding.download(shard, target, progress)
                 found[number] = target
         return found
 
@@ -119,24 +119,29 @@ class RemoteHolding:
     def _path(self, file: str) -> str:
         return f"{self._listing.folder}/{self.name}/{file}"
 
-    def download(self, file: str, target: Path, sha256: str, progress: Progress) -> None:
+    def download(self, shard: Shard, target: Path, progress: Progress) -> None:
         """Whole and as it should be, or not there. NodeError."""
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.part")
         digest = hashlib.sha256()
+        path = self._path(shard.file)
         with temporary.open("wb") as out:
-            while data := self._listing.backend.fetch(
-                self.run, self.node, self._path(file), limit=_PORTION, offset=out.tell()
-            ):
+            while out.tell() < shard.size:
+                data = self._listing.backend.fetch(self.run, self.node, path, limit=_PORTION, offset=out.tell())
+                if not data:
+                    break
                 out.write(data)
                 digest.update(data)
                 progress(len(data))
-        if digest.hexdigest() != sha256:
+        if digest.hexdigest() != shard.sha256:
             temporary.unlink()
             raise NodeError(
-                "protocol", f"{file} arrived damaged", node=self.node, why="its SHA-256 is not that of the manifest",
+                "protocol",
+                f"{shard.file} arrived damaged",
+                node=self.node,
+                why="its SHA-256 is not that of the manifest",
                 next_step="ostrain ckpt verify tells whether it is damaged there, too",
-            )  # fmt: skip
+            )
         os.replace(temporary, target)
 
 

@@ -179,6 +179,7 @@ def publish(folder: Path, step: int) -> Path:
         os.rename(final, aside)
     os.rename(writing_path(folder, step), final)
     sync_directory(folder)
+    sync_directory(folder.parent)  # the first one may have come with the folder itself
     # What it replaces is of no use any more; leftovers of a failed removal go with the next recovery.
     shutil.rmtree(aside, ignore_errors=True)
     shutil.rmtree(broken_path(folder, step), ignore_errors=True)

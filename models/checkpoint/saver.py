@@ -12,6 +12,7 @@ No thread but training's own makes a collective.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -65,8 +66,9 @@ class _Job:
 
     def _run(self) -> None:
         try:
-            # Linux knows priorities of single threads: training's own keep theirs.
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+            # Linux knows priorities of single threads: training's own keep theirs. Not allowed: all are equal.
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
             self.result = self._work()
         except BaseException as error:  # it is raised on every rank, by the thread that trains
             self.error = error

@@ -41,7 +41,7 @@ def ls(sources: tuple[str, ...], as_json: bool) -> int:
     """List checkpoints: whole or what is wrong, layout, size, age. Looks at names and sizes only."""
     from ostrain.checkpoints import opened
 
-    with opened(sources) as source:
+    with _payload_errors(), opened(sources) as source:
         rows = [_row(view) for view in source.views]
         if as_json:
             emit_json({"checkpoints": rows, "unreachable": [error.node for error in source.errors]})
@@ -107,7 +107,7 @@ def verify(sources: tuple[str, ...], step: int | None, as_json: bool) -> int:
     from models.checkpoint.view import verify as verify_view
     from ostrain.checkpoints import opened
 
-    with opened(sources) as source:
+    with _payload_errors(), opened(sources) as source:
         views = [view for view in source.views if step is None or view.step == step]
         if not views:
             source.chosen(step)
@@ -154,7 +154,7 @@ def export(sources: tuple[str, ...], out: Path, step: int | None, ema: bool, dty
         from models.checkpoint import convert
 
     _check_out(out, force)
-    with _opened_reader(sources, step) as (_, view, reader), _payload_errors():
+    with _payload_errors(), _opened_reader(sources, step) as (_, view, reader):
         size = sum(
             4 * math.prod(reader.manifest.tensors[key])
             for key in convert.export_keys(reader.manifest, ema=ema).values()
@@ -189,7 +189,7 @@ def reshard(sources: tuple[str, ...], out: Path, world: int, step: int | None) -
     with _numpy_needed():
         from models.checkpoint import convert
 
-    with _opened_reader(sources, step) as (source, view, reader), _payload_errors():
+    with _payload_errors(), _opened_reader(sources, step) as (source, view, reader):
         target = out / f"step-{view.step}"
         if target.exists():
             raise OstrainError(
@@ -211,7 +211,7 @@ def diff(first: str, second: str, step: int | None, ema: bool, as_json: bool) ->
     with _numpy_needed():
         from models.checkpoint.compare import changed_facts, compare
 
-    with contextlib.ExitStack() as stack, _payload_errors():
+    with _payload_errors(), contextlib.ExitStack() as stack:
         kind = (
             ("ema" if ema else "model") if first.endswith(".safetensors") or second.endswith(".safetensors") else None
         )

@@ -289,3 +289,57 @@ def test_the_same_step_again_replaces_the_old_one(tmp_path: Path) -> None:
     nodes.save(3)
     assert same(nodes.load()[1][0], 3)
     assert os.listdir(nodes.path(0)) == ["step-3"]
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_shard_that_goes_bad_on_its_way_is_refused_on_every_rank(tmp_path: Path, cut: bool) -> None:
+    nodes = Nodes(tmp_path, 2, 2)
+    nodes.save(1)
+
+    def work(world: World, folder: Path, node: str) -> PayloadError:
+        found = find(folder, world, node)
+        if world.rank == 0:
+            path = found.path / "shard-00000-of-00002.safetensors"
+            path.write_bytes(path.read_bytes()[:-4] if cut else path.read_bytes()[:-4] + b"abcd")
+        world.barrier()
+        with pytest.raises(PayloadError) as caught:
+            fetch(found, [whole(found, "model", "t_block.1.weight")], world)
+        return caught.value
+
+    for error in nodes.each(work):
+        assert "cannot be brought to this node" in error.what and "arrived damaged" in error.why
+        assert "node node-1 rank 1" in error.where
+    assert not [name for name in os.listdir(nodes.path(1) / "step-1") if "00000" in name]
+
+
+def test_a_full_disk_while_copies_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = Nodes(tmp_path, 2, 2)
+    nodes.save(1)
+    from models.checkpoint import copies
+
+    def full(path: Path, chunks: Any) -> str:
+        next(chunks)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(copies, "write_chunks", full)
+    with pytest.raises(PayloadError) as caught:
+        nodes.save(2, copies=2)
+    assert caught.value.exit_code == DISK_FULL
+    assert os.listdir(nodes.path(0)) == os.listdir(nodes.path(1)) == ["step-1"]
+
+
+def test_a_failure_of_one_rank_is_told_by_the_sum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others may still be writing when they hear of it."""
+    monkeypatch.setattr(snapshot.Snapshot, "write", full)
+
+    def work(world: World) -> int:
+        saver = Saver(tmp_path, world, "n", CheckpointConfig())
+        saver.begin(1, pieces(tensors(1), world.rank, world.size), facts(1))
+        with pytest.raises(PayloadError) as caught:
+            for _ in range(2000):
+                saver.settle(float(world.sum(np.array([saver.progress()], np.float32))[0]))
+                threading.Event().wait(0.001)
+        return caught.value.exit_code
+
+    assert run_ranks(3, work) == [DISK_FULL] * 3
+    assert folders.steps(tmp_path) == [] and os.listdir(tmp_path) == []

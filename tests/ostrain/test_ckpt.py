@@ -331,7 +331,7 @@ def test_a_run_elsewhere(ckpt: Command, remote: Remote, tmp_path: Path, monkeypa
         (3, True, ["node-0", "node-1"]),
         (5, True, ["node-0", "node-1"]),
     ]
-    monkeypatch.setattr("ostrain.checkpoints._PORTION", 1000)
+    monkeypatch.setattr("ostrain.checkpoints._PORTION", 1500)
     out = tmp_path / "m.safetensors"
     assert ckpt("export", "last", out).code == 0
     loaded = safetensors.numpy.load_file(out)
@@ -373,6 +373,16 @@ def test_a_local_run(ckpt: Command, tmp_path: Path) -> None:
     assert said.code == 0 and "no checkpoints in" in said.err
     Nodes(tmp_path / "home" / "state" / "ostrain" / "runs" / run.run_id, 1, 1).save(2)
     assert [row["step"] for row in ckpt("ls", run.run_id, "--json").json["checkpoints"]] == [2]
+
+
+def test_a_bar_on_a_terminal_for_long_work(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from ostrain.cli.ckpt import _progress
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with _progress("verifying", 1 << 30) as progress:
+        progress(1 << 29)
+    told = capsys.readouterr()
+    assert "verifying" in told.err and told.out == ""
 
 
 def test_help_imports_neither_numpy_nor_mindspore() -> None:
