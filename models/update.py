@@ -85,8 +85,7 @@ class Update:
         self.params = params
         self.optimizer = AdamW(params, self.config.optimizer)
         self.ema = EMA(params, self.config.ema_decay) if self.config.ema_decay is not None else None
-        function = _update_function(self.optimizer, self.ema)
-        self._update = ms.jit(function) if compiled and not self.zero else function
+        self._compiled = ms.jit(_update_function(self.optimizer, self.ema)) if compiled and not self.zero else None
 
     def _give_up_whole_weights(self) -> None:
         for param in self.weights.params.values():
@@ -122,12 +121,21 @@ class Update:
     def apply(self, factor: float, lr: float) -> None:
         """AdamW with ``factor`` times the summed gradients, the moving average, and the model's new weights."""
         gradients = [gradient for unit in self._gradients for gradient in unit]
+        self.drop_gradients()
         if self.offload:
             self._host.step([host(gradient).reshape(-1) for gradient in gradients], lr, factor)
+        elif self._compiled is not None:
+            self._compiled(Tensor(np.float32(factor)), self.optimizer.advance(lr), *gradients)
         else:
-            self._update(Tensor(np.float32(factor)), self.optimizer.advance(lr), *gradients)
-        self.drop_gradients()
+            self._one_by_one(Tensor(np.float32(factor)), self.optimizer.advance(lr), gradients)
         self.write_back()
+
+    def _one_by_one(self, factor: Tensor, hyper: Tensor, gradients: list[Tensor]) -> None:
+        """The update, target by target: a gradient's memory is free again before the next one is needed."""
+        for number in reversed(range(len(gradients))):
+            self.optimizer.update_one(number, gradients.pop() * factor, hyper)
+            if self.ema is not None:
+                self.ema.update_one(number)
 
     def drop_gradients(self) -> None:
         self._gradients = [[] for _ in self.weights.units]

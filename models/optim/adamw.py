@@ -44,10 +44,12 @@ class AdamW(nn.Cell):
 
     def construct(self, grads: tuple[Tensor, ...], hyper: Tensor) -> bool:
         for index in range(len(self.params)):
-            self._update(
-                self.params[index], self.exp_avg[index], self.exp_avg_sq[index], grads[index], hyper, self.constants
-            )
+            self.update_one(index, grads[index], hyper)
         return True
+
+    def update_one(self, index: int, grad: Tensor, hyper: Tensor) -> None:
+        """The part of a step that concerns one parameter."""
+        self._update(self.params[index], self.exp_avg[index], self.exp_avg_sq[index], grad, hyper, self.constants)
 
     def step(self, grads: Sequence[Tensor], lr: float) -> None:
         """One update with gradients in the order of ``params`` and learning rate ``lr``."""

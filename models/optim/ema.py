@@ -30,8 +30,12 @@ class EMA(nn.Cell):
 
     def construct(self) -> bool:
         for index in range(len(self.params)):
-            self._update(self.averages[index], self.params[index], self.decay, self.complement)
+            self.update_one(index)
         return True
+
+    def update_one(self, index: int) -> None:
+        """Moves one average."""
+        self._update(self.averages[index], self.params[index], self.decay, self.complement)
 
     def update(self) -> None:
         """Moves the averages one step towards the parameters."""

@@ -61,7 +61,8 @@ class Group:
         if self._native:
             return self._scatter(x)
         width = x.shape[0] // self.size
-        return self._reduce(x)[self.rank * width : (self.rank + 1) * width]
+        # A copy: a slice would keep the whole sum alive.
+        return self._reduce(x)[self.rank * width : (self.rank + 1) * width].copy()
 
     def all_to_all(self, x: Tensor) -> Tensor:
         """x [size, ...]: row r goes to rank r; the result's row r came from rank r."""
@@ -71,7 +72,7 @@ class Group:
         if self._native:
             return self._exchange(x)
         rows = self._gathered(x.reshape(-1)).reshape((self.size, *x.shape))
-        return rows[:, self.rank]
+        return rows[:, self.rank].copy()
 
     def _gathered(self, x: Tensor) -> Tensor:
         if self._gather is not None:
