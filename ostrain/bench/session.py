@@ -65,7 +65,8 @@ class Session:
                 self.done.append(run)
         if self.done:
             self.started = before["started"]
-            self.say(f"{len(self.done)} runs of an unfinished benchmark are reused (--fresh measures them again)")
+            count = f"{len(self.done)} run" + ("s" if len(self.done) > 1 else "")
+            self.say(f"reusing {count} of an unfinished benchmark (--fresh measures everything again)")
 
     def _end_leftover(self, going: dict[str, str] | None) -> None:
         run = next((run for run in self.store.all() if going and run.run_id == going["run_id"]), None)

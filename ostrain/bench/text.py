@@ -38,10 +38,16 @@ def share_text(value: float | None, *, sign: bool = False) -> str:
 
 
 def compile_text(row: Row) -> str:
-    """Seconds of compilation; ``~`` where they are what the first step took more than the others."""
+    """Seconds of compilation; ``~`` where they are what the first step took more than the others.
+
+    Such an estimate below the spread of the steps says nothing.
+    """
     if row.compile_seconds is None:
         return "-"
-    return f"{'' if row.compile_told else '~'}{seconds_text(row.compile_seconds)} s"
+    if row.compile_told:
+        return f"{seconds_text(row.compile_seconds)} s"
+    spread = (row.seconds_high or 0.0) - (row.seconds_low or 0.0)
+    return f"~{seconds_text(row.compile_seconds)} s" if row.compile_seconds > spread else "-"
 
 
 def change_text(row: Row) -> str:
@@ -146,7 +152,7 @@ def notes(rows: Sequence[Row], baseline: str) -> list[str]:
         told.append(f"speed-up and efficiency: tokens per second, and the same per worker, against {baseline}")
     if len({row.samples for row in rows if row.samples is not None}) > 1:
         told.append("entries differ in samples per step: compare tokens per second, not seconds per step")
-    if any(row.compile_seconds is not None and not row.compile_told for row in rows):
+    if any(compile_text(row).startswith("~") for row in rows):
         told.append("compile: ~ marks what the first step of a shape took more than its others, where none was told")
     if any(row.change for row in rows):
         since = min(row.change.since for row in rows if row.change)

@@ -71,7 +71,7 @@ def bench(
             session.run()
         except KeyboardInterrupt:
             interrupted = True
-            say(f"interrupted; the same command goes on with what is missing ({len(session.done)} runs are finished)")
+            say(f"interrupted; the same command goes on with what is missing (finished runs: {len(session.done)})")
         return _close(session, as_json, interrupted)
 
 

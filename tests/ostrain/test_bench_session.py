@@ -90,7 +90,7 @@ def test_an_interrupt_ends_the_run_and_the_next_call_goes_on(tmp_path: Path) -> 
     again.pick_up(fresh=False)
     again.run()
     assert whole.started == ["trial-two"]
-    assert "1 runs of an unfinished benchmark are reused" in said[0]
+    assert "reusing 1 run of an unfinished benchmark" in said[0]
     assert again.complete
 
 
