@@ -1,7 +1,8 @@
 """Sequence parallelism: several ranks share the tokens of every sample. Two kinds behind one seam.
 
-``ulysses`` (Jacobs et al. 2023): each rank holds a part of the patches of every frame. Around spatial self attention
-and cross attention, ranks exchange: the whole sequence for a part of the heads. Temporal attention needs no exchange.
+``ulysses`` (Jacobs et al. 2023): each rank holds a part of the patches of every frame. Around self attention and cross
+attention of spatial blocks, ranks exchange: the whole sequence for a part of the heads. Temporal blocks need no
+exchange: every rank has all frames of its patches, and all of the text.
 ``dsp`` (Zhao et al. 2024, dynamic sequence parallelism): each rank holds a part of the frames. Around temporal
 attention, ranks exchange: all frames for a part of the patches, and back.
 
@@ -121,6 +122,5 @@ def divide(model: Any, mesh: Mesh) -> None:
     for block in (*model.spatial_blocks, *model.temporal_blocks):
         if isinstance(sequence, Dsp):
             block.frames_exchange = sequence if block.temporal else None
-        else:
-            block.cross_attn.heads_exchange = sequence
-            block.attn.heads_exchange = None if block.temporal else sequence
+        elif not block.temporal:
+            block.attn.heads_exchange = block.cross_attn.heads_exchange = sequence

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,13 +30,31 @@ class Case:
     recompute: int = 0
     accumulation: int = 1
     jit: str = "off"
-    options: dict[str, Any] = field(default_factory=dict, compare=False)
+    dtype: str = "fp32"
+    offload: bool = False
 
     def name(self, world: int) -> str:
         kind = f"-{self.sp_kind}{self.sp}" if self.sp > 1 else ""
         again = f"-recompute{self.recompute}" if self.recompute else ""
-        compiled = "-jit" if self.jit == "on" else ""
-        return f"dp{world // self.sp}{kind}-zero{self.zero}{again}-x{self.accumulation}{compiled}"
+        rest = ("-jit" if self.jit == "on" else "") + ("-offload" if self.offload else "")
+        rest += "" if self.dtype == "fp32" else f"-{self.dtype}"
+        return f"dp{world // self.sp}{kind}-zero{self.zero}{again}-x{self.accumulation}{rest}"
+
+
+ZERO = tuple(Case(zero=zero) for zero in range(4))
+BOTH_KINDS = ("ulysses", "dsp")
+
+
+def layouts(world: int) -> list[Case]:
+    """Every layout of ``world`` ranks: data parallel under each ZeRO stage, each kind of SP, and both together."""
+    whole = [Case(sp=world, sp_kind=kind) for kind in BOTH_KINDS]
+    if world < 4:
+        return [*ZERO, *whole]
+    return [*ZERO, *whole, *(Case(sp=2, sp_kind=kind, zero=zero) for kind in BOTH_KINDS for zero in range(4))]
+
+
+# Recomputation of all blocks or none, micro steps.
+WAYS = ((0, 1), (1, 1), (0, 3), (1, 3))
 
 
 def config(case: Case, **changes: Any) -> TrainConfig:
@@ -48,7 +66,9 @@ def config(case: Case, **changes: Any) -> TrainConfig:
         },
         "autoencoder": {"type": "identity"},
         # At eps 1e-8 Adam turns rounding noise of gradients that are zero into whole steps.
-        "optimizer": {"lr": 1e-3, "eps": 1e-5, "weight_decay": 0.01, "max_grad_norm": 0.5},
+        "optimizer": {
+            "lr": 1e-3, "eps": 1e-5, "weight_decay": 0.01, "max_grad_norm": 0.5, "offload": case.offload,
+        },
         "ema_decay": 0.9,
         "mask_ratios": {"random": 0.5},
         "layout": {"sp": case.sp, "sp_kind": case.sp_kind, "zero": case.zero, "unit_size": 15000},
@@ -56,23 +76,19 @@ def config(case: Case, **changes: Any) -> TrainConfig:
         "gradient_accumulation_steps": case.accumulation,
         "batch_size": GLOBAL_BATCH,
         "jit": case.jit,
-        "dtype": "fp32",
+        "dtype": case.dtype,
         "seed": 7,
     }  # fmt: skip
-    return TrainConfig(**(values | case.options | changes))
+    return TrainConfig(**(values | changes))
 
 
-def micro_batches(
-    step: int, rank: int, ranks: int, accumulation: int, size: tuple[int, ...] = SIZE
-) -> list[MicroBatch]:
+def micro_batches(step: int, rank: int, ranks: int, accumulation: int) -> list[MicroBatch]:
     """A data-parallel rank's part of the global batch of a step: every sample is a function of step and slot."""
-    return [
-        _batch([_sample(step, slot, size) for slot in part], size)
-        for part in slots(GLOBAL_BATCH, rank, ranks, accumulation)
-    ]
+    parts = slots(GLOBAL_BATCH, rank, ranks, accumulation)
+    return [batch_of([sample(step, slot, SIZE) for slot in part], SIZE) for part in parts]
 
 
-def _sample(step: int, slot: int, size: tuple[int, ...]) -> dict[str, Any]:
+def sample(step: int, slot: int, size: tuple[int, ...]) -> dict[str, Any]:
     draw = stream(11, "sample", step, slot)
     frames = size[1]
     frame_mask = draw.random(frames) < 0.7
@@ -92,7 +108,7 @@ def _sample(step: int, slot: int, size: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
-def _batch(samples: list[dict[str, Any]], size: tuple[int, ...]) -> MicroBatch:
+def batch_of(samples: list[dict[str, Any]], size: tuple[int, ...]) -> MicroBatch:
     def stacked(name: str, dtype: Any) -> np.ndarray:
         return np.stack([np.asarray(sample[name], dtype) for sample in samples])
 

@@ -1,7 +1,7 @@
 """One rank of a comparison: trains every case of a list and writes what happened. Started alone or by msrun.
 
-``python -m tests.layouts.worker FOLDER``: FOLDER/cases.json in, FOLDER/<case>/rank-R.npz out. ``breaks`` names a
-deliberate mistake (tests/layouts/breaks.py).
+``python -m tests.layouts.worker FOLDER``: FOLDER/cases.json in (see tests/layouts/compare.py, ``Wanted``),
+FOLDER/<case>/rank-R.npz out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tests.layouts.breaks import apply_break
-from tests.layouts.cases import STEPS, Case, config, micro_batches
+from tests.layouts.cases import Case, config, micro_batches
 
 
 def main(folder: Path) -> None:
@@ -23,12 +23,11 @@ def main(folder: Path) -> None:
 
     world = start()
     for entry in json.loads((folder / "cases.json").read_text()):
-        case, steps = Case(**entry["case"]), entry.get("steps", STEPS)
         target = folder / entry["name"]
         target.mkdir(exist_ok=True)
-        undo = apply_break(entry.get("breaks"))
+        undo = apply_break(entry["breaks"])
         begin = time.perf_counter()
-        values = train(world, case, steps)
+        values = train(world, entry)
         undo()
         np.savez(target / f"rank-{world.rank}.npz", seconds=time.perf_counter() - begin, **values)
         print(f"{entry['name']} {time.perf_counter() - begin:.1f} s", flush=True)
@@ -36,15 +35,59 @@ def main(folder: Path) -> None:
     time.sleep(0.5)  # a rank that leaves while another still receives breaks that one's last collective
 
 
-def train(world: Any, case: Case, steps: int) -> dict[str, np.ndarray]:
+def train(world: Any, entry: dict[str, Any]) -> dict[str, np.ndarray]:
     """Losses, norms, traffic of every step; this rank's parts of the first step's gradients and of the end's state."""
     from models.parallel.mesh import Mesh
     from models.step import TrainStep
 
+    case = Case(**entry["case"])
     settings = config(case)
-    step = TrainStep(settings, Mesh(world, settings.layout), fixed_shape=True)
-    step.prepare()
+    step = TrainStep(settings, Mesh(world, settings.layout), fixed_shape=True, dtype=case.dtype)
+    first = _load(step, world, Path(entry["load"])) if entry["load"] else 0
+    if not entry["load"]:
+        step.prepare()
     values: dict[str, np.ndarray] = {}
+    _watch_first_gradients(step, values)
+    losses, norms, traffic = [], [], []
+    for number in range(first, entry["steps"]):
+        batches = micro_batches(number, step.mesh.dp_rank, step.mesh.dp, case.accumulation)
+        result = step.run(batches, settings.optimizer.lr)
+        losses.append(result.loss)
+        norms.append(result.grad_norm)
+        traffic.append(result.comm)
+        if entry["save"] and number + 1 == entry["save_at"]:
+            _save(step, world, Path(entry["save"]), number + 1)
+    for piece in step.pieces():
+        values[f"state/{piece.kind}/{piece.name}/{piece.start}"] = piece.values().copy()
+    return values | {
+        "losses": np.array(losses),
+        "norms": np.array(norms),
+        "traffic": np.array(json.dumps(traffic)),
+        "units": np.array([unit.length for unit in step.weights.units]),
+    }
+
+
+def _save(step: Any, world: Any, folder: Path, number: int) -> None:
+    from models.checkpoint.saver import Saver
+    from models.config import CheckpointConfig
+
+    saver = Saver(folder, world, "node-0", CheckpointConfig())
+    facts = {"step": number, "updates": step.update.count, "loss_scale": step.scale.state()}
+    saver.begin(number, list(step.pieces()), facts)
+    saver.drain()
+
+
+def _load(step: Any, world: Any, folder: Path) -> int:
+    from models.checkpoint.find import find
+    from models.checkpoint.restore import restore
+
+    found = find(folder, world, "node-0")
+    assert found.exists
+    assert restore(step, found, world) == []
+    return found.step
+
+
+def _watch_first_gradients(step: Any, values: dict[str, np.ndarray]) -> None:
     apply = step.update.apply
 
     def first_apply(factor: float, lr: float) -> None:
@@ -53,20 +96,6 @@ def train(world: Any, case: Case, steps: int) -> dict[str, np.ndarray]:
         apply(factor, lr)
 
     step.update.apply = first_apply
-    losses, norms, traffic = [], [], []
-    for number in range(steps):
-        batches = micro_batches(number, step.mesh.dp_rank, step.mesh.dp, case.accumulation)
-        result = step.run(batches, settings.optimizer.lr)
-        losses.append(result.loss)
-        norms.append(result.grad_norm)
-        traffic.append(result.comm)
-    for piece in step.pieces():
-        values[f"state/{piece.kind}/{piece.name}/{piece.start}"] = piece.values().copy()
-    return values | {
-        "losses": np.array(losses),
-        "norms": np.array(norms),
-        "traffic": np.array(json.dumps(traffic)),
-    }
 
 
 def _gradients(step: Any) -> dict[str, np.ndarray]:
