@@ -227,9 +227,13 @@ class TrainConfig(Section):
         return value
 
 
-def not_yet_runnable(config: TrainConfig) -> list[tuple[tuple[str, ...], str]]:
-    """What this version's payload can render but not run: (path below ``train``, why)."""
+def unrunnable(config: TrainConfig) -> list[tuple[tuple[str, ...], str]]:
+    """What renders but cannot run: (path below ``train``, why)."""
     found = []
     if config.autoencoder.type != "identity":
         found.append((("autoencoder", "type"), "this version of the payload trains on pixels; set type to identity"))
+    layout = config.layout
+    if config.jit == "on" and (layout.sp > 1 or layout.zero == 3):
+        what = f"sp {layout.sp}" if layout.sp > 1 else "zero 3"
+        found.append((("jit",), f"ranks talk inside the model under {what}, which runs eagerly; set jit to auto"))
     return found

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from models.config import DataConfig, TrainConfig, not_yet_runnable
+from models.config import DataConfig, TrainConfig, unrunnable
 from models.data import aspect
 from models.data.bucket import Buckets, Shape
 from models.data.decode import Header
@@ -34,7 +34,7 @@ def read_config(path: Path) -> TrainConfig:
     except ValidationError as error:
         lines = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
         raise _bad(path, f"{len(lines)} problems in the configuration", "\n    ".join(["", *lines])) from None
-    problems = [f"{'.'.join(place)}: {why}" for place, why in not_yet_runnable(config)] + _conflicts(config)
+    problems = [f"{'.'.join(place)}: {why}" for place, why in unrunnable(config)] + _conflicts(config)
     if problems:
         raise _bad(path, "configuration cannot be trained", "\n    ".join(["", *problems]))
     return config
@@ -90,6 +90,10 @@ def _conflicts(config: TrainConfig) -> list[str]:
             f"model.in_channels: is {config.model.in_channels}, "
             f"the autoencoder gives {config.autoencoder.latent_channels}"
         )
+    heads, layout = config.model.num_heads, config.layout
+    if layout.sp_kind == "ulysses" and heads % layout.sp:
+        fitting = ", ".join(str(size) for size in range(1, heads + 1) if heads % size == 0)
+        problems.append(f"layout.sp: ulysses shares {heads} heads among {layout.sp} ranks; {fitting} would work, or dsp")
     if config.mask_ratios and config.model.patch_size[0] != 1:
         problems.append("model.patch_size: frame masks need patches of one frame")
     if config.model.skip_y_embedder:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cluster.inventory import Inventory
-from models.config import not_yet_runnable
+from models.config import unrunnable
 from ostrain.layout import Layout
 from ostrain.spec.data_checks import data_problems, memory_problems
 from ostrain.spec.document import Mapping, key_mark, value_mark
@@ -180,7 +180,7 @@ def runnable_problems(loaded: LoadedJob) -> list[Problem]:
             found.append(Problem(loaded.mark("files", name), f"{path} does not exist"))
         elif not os.access(path, os.R_OK):
             found.append(Problem(loaded.mark("files", name), f"{path} cannot be read"))
-    for where, why in not_yet_runnable(loaded.job.train):
+    for where, why in unrunnable(loaded.job.train):
         found.append(Problem(loaded.mark("train", *where), why))
     return found
 

@@ -147,7 +147,8 @@ def test_layout_said_twice_has_to_agree_and_beats_the_recipe(tmp_path: Path) -> 
     problem = the_problem(path)
     assert "layout.sp is 2 and train.layout.sp is 1; say it once" in problem and place(problem)[:2] == (8, 12)
     path = write_job(tmp_path, "layout: {sp: 2}\n", train=TRAIN + "  layout: {sp: 2, zero: 1}\n")
-    assert load_job(path).job.train.layout.model_dump() == {"sp": 2, "sp_kind": "ulysses", "zero": 1}
+    layout = load_job(path).job.train.layout
+    assert (layout.sp, layout.sp_kind, layout.zero) == (2, "ulysses", 1)
 
 
 def test_all_problems_of_all_files_at_once_and_each_once(tmp_path: Path) -> None:
