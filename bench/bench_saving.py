@@ -2,9 +2,10 @@
 
 ``python -m bench saving`` (or ``python -m bench.bench_saving`` with options). Blocks take turns, so that noise of the
 machine hits both alike. A block with saving takes the snapshot before its first step, and ends when the checkpoint is
-committed: what the writer has not done by then counts as waiting. JSON lines: one for each kind of block (seconds a
-step: median, smallest, largest), one for the checkpoints (bytes, seconds to commit, milliseconds that training was held
-up), and the verdict: how much longer steps took with saving, over all blocks and as the median of neighbours.
+committed: what the writer has not done by then counts as waiting. JSON lines: one for each kind of block (wall seconds
+a step: median, smallest, largest; processor seconds of rank 0's threads), one for the checkpoints (bytes, seconds to
+commit, milliseconds that training was held up), and the verdict: how much longer steps took with saving, over all
+blocks and as the median of neighbours.
 
 Exits with 1 if saving costs 5 % of the step time or more.
 """
@@ -78,8 +79,8 @@ def work(options: argparse.Namespace) -> None:
     batches = [batch()]
     saved: list[dict[str, float]] = []
 
-    def block(step: int, save: bool) -> float:
-        begin = time.perf_counter()
+    def block(step: int, save: bool) -> tuple[float, float]:
+        begin, busy = time.perf_counter(), time.process_time()
         if save:
             saver.begin(step, list(train.pieces()), {"step": step})
         done = None
@@ -89,18 +90,20 @@ def work(options: argparse.Namespace) -> None:
         done = done or saver.drain()
         if done is not None:
             saved.append({"bytes": done.size, "seconds": done.seconds, "stall": done.stall})
-        return (time.perf_counter() - begin) / options.every
+        return (time.perf_counter() - begin) / options.every, (time.process_time() - busy) / options.every
 
     for _ in range(WARM_UP):
         train.run(batches, LR)
     block(0, True)
     saved.clear()
-    seconds: dict[bool, list[float]] = {True: [], False: []}
+    seconds: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
     for number in range(1, options.saves + 1):
         for save in (True, False) if number % 2 else (False, True):
             seconds[save].append(block(number, save))
     if world.rank == 0:
-        told = {"on": seconds[True], "off": seconds[False], "saved": saved}
+        blocks = {name: list(zip(*seconds[save], strict=True)) for name, save in (("on", True), ("off", False))}
+        told = {name: blocks[name][0] for name in blocks} | {f"{name}_cpu": blocks[name][1] for name in blocks}
+        told["saved"] = saved
         (options.folder / "measured.json").write_text(json.dumps(told))
 
 
@@ -138,7 +141,8 @@ def report(options: argparse.Namespace, told: dict[str, Any]) -> float:
         values = told[name]
         spread = [round(min(values), 4), round(max(values), 4)]
         line = {"what": f"step, saving {name}", "seconds": round(statistics.median(values), 4), "spread": spread}
-        print(json.dumps({**line, "blocks": len(values)}))
+        cpu = round(statistics.median(told[f"{name}_cpu"]), 4)
+        print(json.dumps({**line, "cpu_seconds": cpu, "blocks": len(values)}))
     saved = told["saved"]
     stalls = [1000 * one["stall"] for one in saved]
     print(json.dumps({
@@ -159,9 +163,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.bench_saving", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--saves", type=int, default=20, help="checkpoints, and blocks of each kind")
-    parser.add_argument("--every", type=int, default=10, help="steps a block")
+    parser.add_argument("--every", type=int, default=15, help="steps a block")
     parser.add_argument("--hidden", type=int, default=192)
-    parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--depth", type=int, default=2)
     parser.add_argument("--zero", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where checkpoints go [default: a temporary folder]")
     parser.add_argument("--as-rank", action="store_true", help=argparse.SUPPRESS)
