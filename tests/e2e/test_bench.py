@@ -55,7 +55,7 @@ def remote(tmp_path: Path) -> Iterator[Cli]:
 
 
 def test_two_nodes_are_measured_and_reported(remote: Cli) -> None:
-    done = remote("bench", "trial.yaml", "--out", "out", "--json", code=1, timeout=150)
+    done = remote("bench", "trial.yaml", "--out", "out", "--json", code=1, timeout=300)
     told = json.loads(done.stdout)
     rows: dict[str, dict[str, Any]] = {row["label"]: row for row in told["rows"]}
     assert [row["state"] for row in told["rows"]] == ["done", "done", "failed"]
