@@ -26,13 +26,20 @@ def sum_of_squares(x: Tensor) -> Tensor:
 
 
 def adamw_update(
-    param: Parameter, exp_avg: Parameter, exp_avg_sq: Parameter, grad: Tensor, hyper: Tensor, betas: AdamWConstants
+    param: Parameter,
+    exp_avg: Parameter,
+    exp_avg_sq: Parameter,
+    grad: Tensor,
+    hyper: Tensor,
+    betas: AdamWConstants,
+    decays: bool = True,
 ) -> None:
     """One step of one parameter, in place (Loshchilov & Hutter 2019; arithmetic of torch.optim.AdamW).
 
     hyper float32 [3]: 1 - lr * weight_decay, lr / (1 - beta1**n), sqrt(1 - beta2**n).
     betas: (1 - beta1, beta2, 1 - beta2, eps). Subtractions of Python numbers inside a compiled graph happen in
     float32, where 1 - 0.999 is off by 1e-5 of itself: constants are worked out by the caller.
+    decays: False where the weight decay is 0, and hyper[0] therefore 1; saves the product.
     """
     grad = grad.astype(ms.float32)
     average = exp_avg + (grad - exp_avg) * betas[0]
@@ -40,7 +47,8 @@ def adamw_update(
     update = average / (P.sqrt(square) / hyper[2] + betas[3])
     P.assign(exp_avg, average)
     P.assign(exp_avg_sq, square)
-    P.assign(param, (param * hyper[0] - update * hyper[1]).astype(param.dtype))
+    kept = param * hyper[0] if decays else param
+    P.assign(param, (kept - update * hyper[1]).astype(param.dtype))
 
 
 def lerp_update(target: Parameter, value: Tensor, decay: float, complement: float) -> None:

@@ -117,7 +117,13 @@ def sum_of_squares(x: Tensor) -> Tensor:
 
 
 def adamw_update(
-    param: Parameter, exp_avg: Parameter, exp_avg_sq: Parameter, grad: Tensor, hyper: Tensor, betas: AdamWConstants
+    param: Parameter,
+    exp_avg: Parameter,
+    exp_avg_sq: Parameter,
+    grad: Tensor,
+    hyper: Tensor,
+    betas: AdamWConstants,
+    decays: bool = True,
 ) -> None:
     """:func:`models.ops.common.adamw_update` by the one kernel that does it in a single pass over memory.
 
@@ -130,7 +136,8 @@ def adamw_update(
     enlarged = _gradient_factor(betas[1], betas[2])
     zero = P.zeros((), ms.float32)
     eps, rate = hyper[2] * betas[3], hyper[1] * hyper[2] / enlarged
-    P.assign(param, param * hyper[0])
+    if decays:
+        P.assign(param, param * hyper[0])
     _adam(
         param, exp_avg, exp_avg_sq, zero, zero, rate, 1.0 - betas[0], betas[1], eps,
         grad.astype(ms.float32) * enlarged,

@@ -31,6 +31,7 @@ class AdamW(nn.Cell):
         self.config = config
         self.betas = (float(config.betas[0]), float(config.betas[1]))
         self.constants = (1.0 - self.betas[0], self.betas[1], 1.0 - self.betas[1], float(config.eps))
+        self.decays = config.weight_decay > 0
         self.count = 0
         self.params = ParameterTuple(params)
         self.exp_avg = ParameterTuple([_zeros_like(param, "exp_avg.") for param in params])
@@ -49,7 +50,9 @@ class AdamW(nn.Cell):
 
     def update_one(self, index: int, grad: Tensor, hyper: Tensor) -> None:
         """The part of a step that concerns one parameter."""
-        self._update(self.params[index], self.exp_avg[index], self.exp_avg_sq[index], grad, hyper, self.constants)
+        self._update(
+            self.params[index], self.exp_avg[index], self.exp_avg_sq[index], grad, hyper, self.constants, self.decays
+        )
 
     def step(self, grads: Sequence[Tensor], lr: float) -> None:
         """One update with gradients in the order of ``params`` and learning rate ``lr``."""
