@@ -22,7 +22,7 @@ from models.optim import EMA, AdamW
 from models.optim.host import HostAdamW
 from models.parallel.mesh import Mesh
 from models.parallel.sources import Weights
-from models.parallel.units import Range, host
+from models.parallel.units import Range, Unit, host
 from models.parallel.world import host_threads
 
 
@@ -54,7 +54,7 @@ class Update:
             for param in weights.params.values():
                 param.set_dtype(weights.dtype)
         if self.zero == 3:
-            self._give_up_whole_weights()
+            self._share_shards()
 
     def _initial_values(self) -> list[np.ndarray]:
         """Flat values of all targets, from the model's parameters; sets ``targets``."""
@@ -66,6 +66,8 @@ class Update:
             if self.zero:
                 self.targets.append(_Target(unit.ranges(rank), unit.width))
                 values.append(unit.shard(np.concatenate(arrays), rank))
+                if self.zero == 3:
+                    self._give_up(unit)
             else:
                 sizes = zip(unit.names, unit.sizes, strict=True)
                 self.targets += [_Target([Range(name, 0, size, 0)], size) for name, size in sizes]
@@ -76,21 +78,23 @@ class Update:
         names = [name for unit in self.weights.units for name in unit.names]
         if not self._copies:
             params = [self.weights.params[name] for name in names]
-        elif self.zero:
-            params = [Parameter(Tensor(value), name=f"unit-{number}") for number, value in enumerate(values)]
         else:
             shapes = [shape for unit in self.weights.units for shape in unit.shapes.values()]
-            shaped = zip(names, values, shapes, strict=True)
-            params = [Parameter(Tensor(value.reshape(shape)), name=name) for name, value, shape in shaped]
+            params = []
+            for number in range(len(self.targets)):
+                value = values.pop(0)  # freed one by one as they are copied
+                named = (f"unit-{number}", value) if self.zero else (names[number], value.reshape(shapes[number]))
+                params.append(Parameter(Tensor(named[1]), name=named[0]))
         self.params = params
         self.optimizer = AdamW(params, self.config.optimizer)
         self.ema = EMA(params, self.config.ema_decay) if self.config.ema_decay is not None else None
         self._compiled = ms.jit(_update_function(self.optimizer, self.ema)) if compiled and not self.zero else None
 
-    def _give_up_whole_weights(self) -> None:
-        for param in self.weights.params.values():
+    def _give_up(self, unit: Unit) -> None:
+        """ZeRO 3: the unit's whole weights make room for its shard's states."""
+        for name in unit.names:
+            param = self.weights.params[name]
             param.set_data(Tensor(np.zeros(1, np.float32), param.dtype), slice_shape=True)
-        self._share_shards()
 
     def _share_shards(self) -> None:
         """ZeRO 3: layers gather from the targets themselves."""

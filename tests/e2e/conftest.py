@@ -24,6 +24,7 @@ SMALL = (
     "train.data.image_size=[16, 24]",
     "train.data.num_frames=4",
     "train.log.tensorboard=false",
+    "train.jit=off",
 )
 
 

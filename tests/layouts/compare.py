@@ -59,14 +59,20 @@ def run(folder: Path, world: int, wanted: Sequence[Wanted], timeout: float) -> l
     names = [f"{number}-{one.case.name(world)}" for number, one in enumerate(wanted)]
     entries = [{**asdict(one), "name": name} for one, name in zip(wanted, names, strict=True)]
     (folder / "cases.json").write_text(json.dumps(entries))
-    worker = ["python", "-m", "tests.layouts.worker", str(folder)]
-    command = [sys.executable, *worker[1:]] if world == 1 else [*_msrun(world, folder / "logs"), *worker]
+    launch(folder, world, ["-m", "tests.layouts.worker", str(folder)], timeout)
+    return [_outcome(folder / name, world) for name in names]
+
+
+def launch(folder: Path, world: int, arguments: Sequence[str], timeout: float, **extra: str) -> None:
+    """``python ARGUMENTS`` on every rank; AssertionError with the ends of their logs unless all end well in time."""
+    msrun = _msrun(world, folder / "logs")
+    command = [sys.executable, *arguments] if world == 1 else [*msrun, "python", *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MS_", "RANK_"))}
     bin_folder = str(Path(sys.executable).parent)
     environment |= {"PATH": f"{bin_folder}:{environment['PATH']}", "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
     with (folder / "output.log").open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=REPO, env=environment, stdout=output, stderr=output, start_new_session=True
+            command, cwd=REPO, env=environment | extra, stdout=output, stderr=output, start_new_session=True
         )
         try:
             code = process.wait(timeout)
@@ -76,7 +82,6 @@ def run(folder: Path, world: int, wanted: Sequence[Wanted], timeout: float) -> l
             raise AssertionError(f"not finished after {timeout} s\n{_tail(folder)}") from None
     if code != 0:
         raise AssertionError(f"workers ended with exit code {code}\n{_tail(folder)}")
-    return [_outcome(folder / name, world) for name in names]
 
 
 def _msrun(world: int, logs: Path) -> list[str]:
