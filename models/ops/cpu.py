@@ -31,6 +31,7 @@ __all__ = [
 
 # Elements summed at once on the host: they stay in the cache.
 _CHUNK = 1 << 16
+_LOWEST = -6e4
 
 _matmul_tb = P.MatMul(transpose_b=True)
 _matmul = P.MatMul()
@@ -104,6 +105,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float
     """softmax(scale q k^T + bias) v. q [B, h, N, d], k and v [B, h, M, d] -> [B, h, N, d]; no gradient for the bias."""
     if bias is None:
         return _attention(q * scale, k, v)[0]
+    if q.dtype == ms.float16:
+        # As low as half precision goes without becoming -inf, of which a row alone would be NaN.
+        bias = P.maximum(bias, _LOWEST).astype(ms.float16)
     return _biased_attention(q * scale, k, v, bias)[0]
 
 
