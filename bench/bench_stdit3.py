@@ -184,9 +184,12 @@ def main() -> None:
     parser.add_argument("--torch-python", default=sys.executable, help="interpreter that has torch")
     parser.add_argument("--alone", action="store_true", help="time ours only")
     options = parser.parse_args()
-    # One operator at a time, each with all threads: two at once get in each other's way.
+    if options.threads < 2:
+        parser.error("MindSpore computes with its dispatching thread and at least one more: --threads is 2 or more")
+    # One operator at a time, each with all threads: two at once get in each other's way, and more threads than cores
+    # wait for one another. The dispatching thread computes as well.
     ms.runtime.dispatch_threads_num(1)
-    ms.device_context.cpu.op_tuning.threads_num(options.threads)
+    ms.device_context.cpu.op_tuning.threads_num(options.threads - 1)
     config, shape = sizes()[options.size]
     model, inputs = build_model(config, seed=0), batch(config, shape)
     randomise(model)
