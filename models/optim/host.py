@@ -15,7 +15,12 @@ _CHUNK = 1 << 16
 
 
 class HostAdamW:
-    """The arithmetic of :class:`models.optim.AdamW` and :class:`models.optim.EMA` on flat float32 arrays, in place."""
+    """AdamW and EMA on flat float32 arrays, in place.
+
+    Bit for bit the arithmetic of :func:`models.ops.common.adamw_update` (Ascend's) and ``lerp_update``. The CPU's own
+    update is one kernel with fused multiply-adds and other constants (models/ops/cpu.py): there, switching offload on
+    or off changes last bits.
+    """
 
     def __init__(
         self, values: Sequence[np.ndarray], config: OptimizerConfig, decay: float | None, threads: int
