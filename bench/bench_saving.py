@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -127,10 +128,20 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "--join=True",
             *command,
         ]
-    done = subprocess.run(command, env=environment, cwd=options.folder, capture_output=True, text=True, check=False)
+    with (options.folder / "log").open("w+") as log:
+        process = subprocess.Popen(command, env=environment, cwd=options.folder, stdout=log, stderr=log)
+        try:
+            code = process.wait()
+        finally:
+            if process.poll() is None:
+                # msrun ends its workers on SIGINT only.
+                process.send_signal(signal.SIGINT)
+                process.wait(60)
+        log.seek(0)
+        said = log.read()[-3000:]
     result = options.folder / "measured.json"
-    if done.returncode or not result.exists():
-        raise SystemExit(f"the workers ended with code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    if code or not result.exists():
+        raise SystemExit(f"the workers ended with code {code}\n{said}")
     told: dict[str, Any] = json.loads(result.read_text())
     return told
 
@@ -179,6 +190,8 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         work(options)
         return 0
+    # Ended from outside, it still ends its workers.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="ostrain-saving-", dir=options.folder) as folder:
         options.folder = Path(folder)
         return int(report(options, measure(options)) >= LIMIT)
