@@ -43,8 +43,17 @@ def prepared(dtype: str = "fp32", case: Case | None = None, **changes: Any) -> T
 
 def samples(number: int = 0, accumulation: int = 1) -> list[MicroBatch]:
     """Three samples of a step, all of which count."""
-    batches = micro_batches(number, 0, 4, accumulation)
-    return [replace(batch, weights=np.ones_like(batch.weights)) for batch in batches]
+    return [_small(batch) for batch in micro_batches(number, 0, 4, accumulation)]
+
+
+def _small(batch: MicroBatch) -> MicroBatch:
+    """Half precision is slow on CPU: 3 frames of 5 x 6, the last row of patches padded."""
+    assert batch.x_mask is not None
+    frames = batch.x_mask[:, :3].copy()
+    frames[:, 0] = True
+    cut = {"x": batch.x[:, :, :3, :5, :6], "noise": batch.noise[:, :, :3, :5, :6], "x_mask": frames}
+    whole = {name: np.ascontiguousarray(values) for name, values in cut.items()}
+    return replace(batch, weights=np.ones_like(batch.weights), **whole)
 
 
 def state(step: TrainStep) -> dict[tuple[str, str], np.ndarray]:
