@@ -86,9 +86,11 @@ class Update:
                 named = (f"unit-{number}", value) if self.zero else (names[number], value.reshape(shapes[number]))
                 params.append(Parameter(Tensor(named[1]), name=named[0]))
         self.params = params
-        self.optimizer = AdamW(params, self.config.optimizer)
+        compiled = compiled and not self.zero
+        # Eager layouts shard the same elements differently: what they become must not depend on it.
+        self.optimizer = AdamW(params, self.config.optimizer, exact=not compiled)
         self.ema = EMA(params, self.config.ema_decay) if self.config.ema_decay is not None else None
-        self._compiled = ms.jit(_update_function(self.optimizer, self.ema)) if compiled and not self.zero else None
+        self._compiled = ms.jit(_update_function(self.optimizer, self.ema)) if compiled else None
 
     def _give_up(self, unit: Unit) -> None:
         """ZeRO 3: the unit's whole weights make room for its shard's states."""

@@ -134,8 +134,8 @@ def adamw_update(
     The kernel is Adam without decay, told that its own corrections are over (powers of beta 0). With c1 = 1 - beta1**n
     and c2 = 1 - beta2**n, lr / c1 * m / (sqrt(v / c2) + eps) = lr sqrt(c2) / c1 * m / (sqrt(v) + eps sqrt(c2)).
     It works out 1 - beta2 in float32, for 0.999 1.3e-5 off; gradients enlarged by the root of that, 6e-6, make
-    exp_avg_sq right, and the same factor in exp_avg is taken out of the step. An element's result does not depend on
-    where in which tensor it lies.
+    exp_avg_sq right, and the same factor in exp_avg is taken out of the step. Elements at the ends of the kernel's
+    threads may round differently by a unit in the last place.
     """
     enlarged = _gradient_factor(betas[1], betas[2])
     zero = P.zeros((), ms.float32)

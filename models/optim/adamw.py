@@ -12,6 +12,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn
 from models import ops
 from models.config import OptimizerConfig
 from models.exits import BAD_CHECKPOINT, PayloadError
+from models.ops import common
 
 
 class AdamW(nn.Cell):
@@ -25,7 +26,8 @@ class AdamW(nn.Cell):
       The corrections change every step, so they enter as a tensor, computed on the host in double precision.
     """
 
-    def __init__(self, params: Sequence[Parameter], config: OptimizerConfig) -> None:
+    def __init__(self, params: Sequence[Parameter], config: OptimizerConfig, exact: bool = False) -> None:
+        """exact: an element's result never depends on where in which tensor it lies; slower on CPU."""
         super().__init__(auto_prefix=False)
         self.names = [param.name for param in params]
         self.config = config
@@ -36,7 +38,7 @@ class AdamW(nn.Cell):
         self.params = ParameterTuple(params)
         self.exp_avg = ParameterTuple([_zeros_like(param, "exp_avg.") for param in params])
         self.exp_avg_sq = ParameterTuple([_zeros_like(param, "exp_avg_sq.") for param in params])
-        self._update = ops.adamw_update
+        self._update = common.adamw_update if exact else ops.adamw_update
 
     def advance(self, lr: float) -> Tensor:
         """Counts one step and returns its factors, float32 [3]: see :func:`models.ops.common.adamw_update`."""

@@ -191,14 +191,17 @@ class STDiT3(nn.Cell):
             t0_mlp = self.t_block(t0)
 
         y, text_bias = self.encode_text(y.astype(self.dtype), mask, drop_ids)
-        x = self.x_embedder.patches(x.astype(self.dtype))
-        if self.sequence is not None:
+        t_local, s_local = t_count, spatial
+        if self.sequence is None:
+            x = self.x_embedder(x.astype(self.dtype))
+        else:
             self.sequence.begin(t_count, spatial)
-            x = self.sequence.split(x)
+            patches = self.sequence.split(self.x_embedder.patches(x.astype(self.dtype)))
             positions = self.sequence.split_positions(positions)
             x_mask = self.sequence.split_frames(x_mask)
-        t_local, s_local = x.shape[1], x.shape[2]
-        x = self.x_embedder.proj(x) + positions
+            t_local, s_local = patches.shape[1], patches.shape[2]
+            x = self.x_embedder.proj(patches)
+        x = x.reshape(batch, t_local, s_local, x.shape[-1]) + positions
         x = x.reshape(batch, t_local * s_local, x.shape[-1])
 
         rope = self.rope(t_count)
