@@ -93,7 +93,9 @@ def _conflicts(config: TrainConfig) -> list[str]:
     heads, layout = config.model.num_heads, config.layout
     if layout.sp_kind == "ulysses" and heads % layout.sp:
         fitting = ", ".join(str(size) for size in range(1, heads + 1) if heads % size == 0)
-        problems.append(f"layout.sp: ulysses shares {heads} heads among {layout.sp} ranks; {fitting} would work, or dsp")
+        problems.append(
+            f"layout.sp: ulysses shares {heads} heads among {layout.sp} ranks; {fitting} would work, or dsp"
+        )
     if config.mask_ratios and config.model.patch_size[0] != 1:
         problems.append("model.patch_size: frame masks need patches of one frame")
     if config.model.skip_y_embedder:

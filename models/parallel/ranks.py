@@ -37,7 +37,10 @@ def start(max_device_memory: int | None = None) -> World:
         world = Ranks()
     world.device = device
     if device == "CPU":
-        ms.runtime.dispatch_threads_num(host_threads(world.size))
+        # Kernels one after the other, each with all threads: the dispatching one computes, too. More threads than
+        # cores spin in each other's way.
+        ms.runtime.dispatch_threads_num(1)
+        ms.device_context.cpu.op_tuning.threads_num(max(1, host_threads(world.size) - 1))
     return world
 
 

@@ -1,4 +1,4 @@
-"""Peak memory of every ZeRO stage against theory."""
+"""Peak memory of ZeRO stages against theory. Stages 1 and 2 are the same when they run eagerly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.train, pytest.mark.timeout(300)]
 HONEST = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize("zero", [0, 2, 3])
 def test_peak_is_within_a_tenth_of_theory(tmp_path: Path, zero: int) -> None:
     launch(tmp_path, 2, ["-m", "tests.layouts.memory", str(tmp_path), str(zero)], 240, **HONEST)
     for rank in range(2):
