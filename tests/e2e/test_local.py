@@ -37,11 +37,11 @@ def test_from_submit_to_rm(cli: Cli) -> None:
 
 
 def test_killed_worker_is_named_and_resume_is_bitwise(cli: Cli) -> None:
-    settings = ("train.steps=60", "train.checkpoint.every=10", "train.ema_decay=0.99")
+    settings = ("train.steps=30", "train.checkpoint.every=5", "train.ema_decay=0.99")
     reference = cli.submit(*settings)
     cli.wait(reference, lambda told: told["state"] == "SUCCEEDED")
     run = cli.submit(*settings)
-    told = cli.wait(run, lambda told: step_of(told) >= 25)
+    told = cli.wait(run, lambda told: step_of(told) >= 12)
     os.kill(worker_pid(told, 1), signal.SIGKILL)
     killed = time.monotonic()
     told = cli.wait(run, lambda told: told["state"] == "FAILED", timeout=15)
@@ -58,7 +58,8 @@ def test_killed_worker_is_named_and_resume_is_bitwise(cli: Cli) -> None:
     assert losses(run_dir(cli, run)) == losses(run_dir(cli, reference))
     records = (run_dir(cli, run) / "metrics" / "rank-0.jsonl").read_text().splitlines()
     second = [json.loads(line)["step"] for line in records if json.loads(line)["attempt"] == 2]
-    assert second[0] == at_checkpoint + 1, "it went on from the newest checkpoint"
+    # A checkpoint that was on disk but not yet published when the worker died counts, too.
+    assert second[0] - 1 in (at_checkpoint, at_checkpoint + 5), "it went on from the newest checkpoint"
 
 
 def test_agent_or_launcher_killed_leaves_nothing_and_resumes(cli: Cli) -> None:

@@ -63,7 +63,7 @@ def by_prefix(lines: list[str]) -> dict[str, list[str]]:
     return found
 
 
-STEPS = ("train.steps=60", "train.checkpoint.every=10")
+STEPS = ("train.steps=24", "train.checkpoint.every=4")
 
 
 def test_three_nodes_train_and_killed_clients_together_show_every_line_once(bed: Testbed, remote: Cli) -> None:
@@ -90,9 +90,9 @@ def test_three_nodes_train_and_killed_clients_together_show_every_line_once(bed:
     logs = [remote_dir(bed, run, number) / f"logs/attempt-1/worker_{number}.log" for number in range(3)]
     written = {f"node-{number}/{number}": path.read_text().splitlines() for number, path in enumerate(logs)}
     assert shown == written
-    assert all(sum(" INFO step " in line for line in lines) == 60 for lines in written.values())
+    assert all(sum(" INFO step " in line for line in lines) == 24 for lines in written.values())
     told = remote.status(run)
-    assert (told["state"], told["progress"]["step"]) == ("SUCCEEDED", 60)
+    assert (told["state"], told["progress"]["step"]) == ("SUCCEEDED", 24)
     again = remote("logs", run, "--node", "node-1", "--grep", r"step 7/").stdout.splitlines()
     assert len(again) == 1
     assert again[0].startswith("node-1/1 | ")
@@ -116,7 +116,7 @@ def test_killed_worker_is_named_the_other_nodes_are_stopped_and_resume_is_bitwis
     client = remote.start("submit", str(QUICKSTART), "--follow", *words, stdout=subprocess.PIPE)
     assert client.stdout is not None
     run = client.stdout.readline().decode().strip()
-    told = remote.wait(run, lambda told: step_of(told) >= 12, timeout=150)
+    told = remote.wait(run, lambda told: step_of(told) >= 9, timeout=150)
     bed.nodes[1].kill(worker_pid(told, 1), signal.SIGKILL)
     killed = time.monotonic()
     told = remote.wait(run, lambda told: told["state"] == "FAILED", timeout=15)
