@@ -23,7 +23,7 @@ def apply_break(name: str | None) -> Callable[[], None]:
     from models.parallel import exchange, sequence
     from models.step import TrainStep
     from models.update import Update
-    from tests.layouts import worker
+    from tests.layouts import cases
 
     def replaced(owner: Any, attribute: str, value: Any) -> Callable[[], None]:
         original = getattr(owner, attribute)
@@ -45,9 +45,9 @@ def apply_break(name: str | None) -> Callable[[], None]:
 
         return replaced(Update, "squares", squares)
     if name == "shared_randomness":  # every data-parallel rank draws what the first one draws
-        honest_batches = worker.micro_batches
+        honest_batches = cases.micro_batches
         return replaced(
-            worker,
+            cases,
             "micro_batches",
             lambda step, rank, ranks, accumulation: honest_batches(step, 0, ranks, accumulation),
         )

@@ -69,6 +69,8 @@ def config(case: Case, **changes: Any) -> TrainConfig:
         "optimizer": {
             "lr": 1e-3, "eps": 1e-5, "weight_decay": 0.01, "max_grad_norm": 0.5, "offload": case.offload,
         },
+        # Low enough that half precision does not overflow.
+        "loss_scale": {"initial": 16.0},
         "ema_decay": 0.9,
         "mask_ratios": {"random": 0.5},
         "layout": {"sp": case.sp, "sp_kind": case.sp_kind, "zero": case.zero, "unit_size": 15000},

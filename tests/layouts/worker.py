@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from tests.layouts import cases
 from tests.layouts.breaks import apply_break
-from tests.layouts.cases import Case, config, micro_batches
+from tests.layouts.cases import Case, config
 
 
 def main(folder: Path) -> None:
@@ -50,7 +51,7 @@ def train(world: Any, entry: dict[str, Any]) -> dict[str, np.ndarray]:
     _watch_first_gradients(step, values)
     losses, norms, traffic = [], [], []
     for number in range(first, entry["steps"]):
-        batches = micro_batches(number, step.mesh.dp_rank, step.mesh.dp, case.accumulation)
+        batches = cases.micro_batches(number, step.mesh.dp_rank, step.mesh.dp, case.accumulation)
         result = step.run(batches, settings.optimizer.lr)
         losses.append(result.loss)
         norms.append(result.grad_norm)
