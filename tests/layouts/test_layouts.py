@@ -35,7 +35,7 @@ FOUR = [
     Case(),
     Case(zero=3),
     Case(sp=4, sp_kind="dsp", recompute=1),
-    Case(sp=2, zero=3, recompute=1, accumulation=3),
+    Case(sp=2, zero=3, recompute=1),
 ]
 # What the precision features do must not depend on the layout either.
 OTHERS = [Case(zero=1, offload=True), Case(zero=2, dtype="fp16"), Case(dtype="fp16"), Case(zero=1, jit="on")]
