@@ -19,7 +19,9 @@ REPO = Path(__file__).parents[2]
 
 
 def metrics(step: int, loss: float = 1.5) -> StepMetrics:
-    return StepMetrics(step, 1, 2.0, loss, 0.5, 1e-4, 0.3, 0.01, 900.0, 4, "4x16x24", 1 << 20, 0, 0)
+    return StepMetrics(
+        step, 1, 2.0, loss, 0.5, 1e-4, 0.3, 0.01, 900.0, 4, "4x16x24", 1 << 20, 0, 0, {"all_reduce": (2, 96)}
+    )
 
 
 def test_metrics_are_json_lines_and_nan_is_null(tmp_path: Path) -> None:
@@ -28,9 +30,10 @@ def test_metrics_are_json_lines_and_nan_is_null(tmp_path: Path) -> None:
     file.write(metrics(2, float("nan")))
     lines = [json.loads(line) for line in (tmp_path / "metrics" / "rank-3.jsonl").read_text().splitlines()]
     assert [line["loss"] for line in lines] == [1.5, None]
+    assert lines[0]["comm"] == {"all_reduce": [2, 96]}
     assert set(lines[0]) == {
         "step", "attempt", "time", "loss", "grad_norm", "lr", "seconds", "data_wait", "tokens_per_s", "samples",
-        "shape", "memory", "skipped", "dropped",
+        "shape", "memory", "skipped", "dropped", "comm",
     }  # fmt: skip
 
 
