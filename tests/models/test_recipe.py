@@ -83,8 +83,10 @@ def test_all_problems_of_a_configuration_are_named(tmp_path: Path) -> None:
     assert "is not valid YAML" in read(tmp_path, "a: [").what
     assert "not a mapping" in read(tmp_path, "- 1").what
     assert "did you mean quickstart" in read(tmp_path, "recipe: quikstart").why
-    error = read(tmp_path, "recipe: quickstart\nlayout: {sp: 2}\nmodel: {in_channels: 4}\n")
-    assert "layout.sp:" in error.why and "model.in_channels: is 4, the autoencoder gives 3" in error.why
+    error = read(tmp_path, "recipe: quickstart\nlayout: {sp: 3}\njit: on\nmodel: {in_channels: 4}\n")
+    assert "layout.sp: ulysses shares 4 heads among 3 ranks; 1, 2, 4 would work, or dsp" in error.why
+    assert "jit: ranks talk inside the model under sp 3" in error.why
+    assert "model.in_channels: is 4, the autoencoder gives 3" in error.why
     with pytest.raises(PayloadError, match="does not exist"):
         read_config(tmp_path / "none.yaml")
 
