@@ -38,7 +38,8 @@ def test_killed_and_resumed_equals_never_interrupted(tmp_path: Path) -> None:
     shard = "checkpoints/step-30/shard-00000-of-00001.safetensors"
     assert (broken / shard).read_bytes() == (straight / shard).read_bytes()
     resumed = runs.events(broken, "resumed")
-    assert len(resumed) == 1 and resumed[0]["step"] % 4 == 0 and resumed[0]["step"] >= 8
+    # A checkpoint is committed a few steps after it was begun: that of step 8 may not have been, that of step 4 was.
+    assert len(resumed) == 1 and resumed[0]["step"] % 4 == 0 and resumed[0]["step"] >= 4
     check_traces(straight)
 
 
@@ -79,8 +80,8 @@ def test_two_workers_equal_one_process_and_resume_bit_for_bit(tmp_path: Path) ->
     shutil.copy(two / "train.yaml", again)
     assert runs.msrun(again, 2) == 0, runs.output(again)
     assert runs.losses(again) == {step: together[step] for step in (6, 7, 8)}
-    for name in ("model", "ema", "optimizer"):
-        file = f"checkpoints/step-8/{name}.safetensors"
+    for rank in range(2):
+        file = f"checkpoints/step-8/shard-0000{rank}-of-00002.safetensors"
         assert (again / file).read_bytes() == (two / file).read_bytes()
 
 
@@ -125,7 +126,7 @@ def test_bad_data_ends_with_its_code_and_a_fault_file(tmp_path: Path) -> None:
 
 
 def test_full_disk_at_a_checkpoint(tmp_path: Path) -> None:
-    folder = runs.make_run(tmp_path / "run", jit="off", steps=6, checkpoint={"every": 2})
+    folder = runs.make_run(tmp_path / "run", jit="off", steps=6, checkpoint={"every": 2, "background": False})
     limit = 40_000
 
     def small_files() -> None:
