@@ -18,7 +18,7 @@ from models.checkpoint.pieces import Piece
 from models.config import TrainConfig
 from models.data.batch import MicroBatch
 from models.diffusion.rflow import RFlow
-from models.gradients import CompiledGradients, EagerGradients, Gradients
+from models.gradients import CompiledGradients, EagerGradients, Gradients, Reduce
 from models.layers.linear import as_dtype
 from models.loss_scale import LossScale
 from models.parallel.mesh import Mesh
@@ -95,9 +95,9 @@ class TrainStep:
         result = self._apply(weighted_loss, weight, lr)
         return replace(result, progress=told_progress, comm=self.mesh.traffic.take())
 
-    def _micro_step(self, batch: MicroBatch, reduce: object) -> np.ndarray:
+    def _micro_step(self, batch: MicroBatch, reduce: Reduce | None) -> np.ndarray:
         start = time.perf_counter()
-        numbers = self._gradients.run(batch, self.scale.value, reduce)  # type: ignore[arg-type]
+        numbers = self._gradients.run(batch, self.scale.value, reduce)
         if self.compiled and self.compile_seconds is None:
             self.compile_seconds = time.perf_counter() - start
         return numbers

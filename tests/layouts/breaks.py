@@ -52,10 +52,7 @@ def apply_break(name: str | None) -> Callable[[], None]:
             lambda step, rank, ranks, accumulation: honest_batches(step, 0, ranks, accumulation),
         )
     if name == "padding_seen":  # tokens of padding stay where attention sees them
-        honest_cut = sequence.Ulysses.sequence_to_heads
-        undo = replaced(sequence.Ulysses, "sequence_to_heads", lambda self, qkv: self._in_qkv(qkv))
-        assert honest_cut is not None
-        return undo
+        return replaced(sequence.Ulysses, "sequence_to_heads", lambda self, qkv: self._in_qkv(qkv))
     assert name == "samples_counted_by_all"  # every rank of a sequence-parallel group counts its samples
     honest_apply = TrainStep._apply
 
