@@ -75,5 +75,5 @@ def test_the_bundle_holds_models_and_the_agent(cache: Path) -> None:
     assert path == build_bundle() and path.parent == cache / "archives"
     with tarfile.open(path) as tar:
         names = tar.getnames()
-    assert {"agent.py", "models/__init__.py", "models/config.py"} <= set(names)
+    assert {"agent.py", "models/__init__.py", "models/config/train.py"} <= set(names)
     assert not [name for name in names if "__pycache__" in name]

@@ -1,0 +1,71 @@
+"""How training runs, whatever it trains: optimizer, checkpoints, logs, layout."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from models.config.base import Positive, Probability, Section
+
+
+class OptimizerConfig(Section):
+    """AdamW (decoupled weight decay) with warm-up and a constant or cosine schedule.
+
+    offload: moments, averages and master weights live in host memory, and the update runs there.
+    """
+
+    type: Literal["adamw"] = "adamw"
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    betas: tuple[Probability, Probability] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    end_lr: Annotated[float, Field(ge=0)] = 0.0
+    decay_steps: Positive | None = None
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    offload: bool = False
+
+
+class LossScaleConfig(Section):
+    """Loss scaling, for fp16 only. dynamic: halved on an overflow, times ``factor`` after ``window`` good steps."""
+
+    type: Literal["dynamic", "static"] = "dynamic"
+    initial: Annotated[float, Field(gt=0)] = 65536.0
+    factor: Annotated[float, Field(gt=1)] = 2.0
+    window: Positive = 2000
+
+
+class CheckpointConfig(Section):
+    """When checkpoints are written (every ``every`` steps and at the end) and which are kept.
+
+    The ``keep_last`` newest stay, and every one whose step is a multiple of ``keep_every``. copies: how many nodes hold
+    each shard where nodes have disks of their own. background: training goes on while files are written.
+    """
+
+    every: Positive = 500
+    keep_last: Positive = 10
+    keep_every: Positive | None = None
+    copies: Annotated[int, Field(ge=1, le=4)] = 1
+    background: bool = True
+    dir: str = "checkpoints"
+
+
+class LogConfig(Section):
+    """Metrics every ``every`` steps as JSON lines; TensorBoard event files from rank 0."""
+
+    every: Positive = 1
+    tensorboard: bool = True
+
+
+class LayoutConfig(Section):
+    """Degrees of parallelism; dp follows as world / sp.
+
+    unit_size: parameters whose gradients, and shards, travel together, at least; blocks are not divided.
+    """
+
+    sp: Positive = 1
+    sp_kind: Literal["ulysses", "dsp"] = "ulysses"
+    zero: Annotated[int, Field(ge=0, le=3)] = 0
+    unit_size: Positive = 4 << 20

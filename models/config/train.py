@@ -1,0 +1,80 @@
+"""What ``python -m models.train`` is told."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from models.config.autoencoder import AutoencoderConfig
+from models.config.base import Dtype, Positive, Probability, Section
+from models.config.data import DataConfig
+from models.config.diffusion import DiffusionConfig
+from models.config.model import ModelConfig
+from models.config.running import CheckpointConfig, LayoutConfig, LogConfig, LossScaleConfig, OptimizerConfig
+from models.units import Size
+
+MASK_NAMES = (
+    "identity", "random", "interpolate", "quarter_random", "quarter_head", "quarter_tail", "quarter_head_tail",
+    "image_random", "image_head", "image_tail", "image_head_tail",
+)  # fmt: skip
+
+
+class TrainConfig(Section):
+    """Everything the payload needs to train. ``recipe`` names the bundled defaults it was built from.
+
+    recompute: activations of blocks are computed again in the backward pass: true of all, false of none, n of every
+    n-th one.
+    """
+
+    recipe: str = ""
+    model: ModelConfig = ModelConfig()
+    init_from: str | None = None
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    data: DataConfig = DataConfig()
+    mask_ratios: dict[str, Probability] | None = None
+    diffusion: DiffusionConfig = DiffusionConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    loss_scale: LossScaleConfig = LossScaleConfig()
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.9999
+    steps: Positive = 1000
+    batch_size: Positive = 1
+    gradient_accumulation_steps: Positive = 1
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    dtype: Dtype = "bf16"
+    recompute: bool | Positive = True
+    jit: Literal["auto", "on", "off"] = "auto"
+    max_device_memory: Size | None = None
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+    layout: LayoutConfig = LayoutConfig()
+
+    @field_validator("jit", mode="before")
+    @classmethod
+    def _jit_word(cls, value: Any) -> Any:
+        """YAML reads ``on`` and ``off`` without quotes as booleans."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+    @field_validator("mask_ratios")
+    @classmethod
+    def _mask_names(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        if value is None:
+            return None
+        unknown = [name for name in value if name not in MASK_NAMES]
+        if unknown:
+            raise ValueError(f"unknown mask {unknown[0]!r}; known: {', '.join(MASK_NAMES)}")
+        if sum(v for k, v in value.items() if k != "identity") > 1 + 1e-9:
+            raise ValueError("probabilities of masks add up to more than 1")
+        return value
+
+
+def unrunnable(config: TrainConfig) -> list[tuple[tuple[str, ...], str]]:
+    """What renders but cannot run: (path below ``train``, why)."""
+    found = []
+    if config.autoencoder.type != "identity":
+        found.append((("autoencoder", "type"), "this version of the payload trains on pixels; set type to identity"))
+    layout = config.layout
+    if config.jit == "on" and (layout.sp > 1 or layout.zero == 3):
+        what = f"sp {layout.sp}" if layout.sp > 1 else "zero 3"
+        found.append((("jit",), f"ranks talk inside the model under {what}, which runs eagerly; set jit to auto"))
+    return found
