@@ -4,25 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 from pydantic import ValidationError
 
-from models.config import DataConfig, TrainConfig, unrunnable
+from models.config import DataConfig, Section, TrainConfig, unrunnable
 from models.data import aspect
 from models.data.bucket import Buckets, Shape
 from models.data.decode import Header
 from models.exits import BAD_CONFIG, PayloadError
-from models.recipe import RecipeError, resolve
+from models.recipe import RecipeError, expand
+
+
+Config = TypeVar("Config", bound=Section)
 
 
 def read_config(path: Path) -> TrainConfig:
-    """The configuration in ``path``, laid over the recipe it names. PayloadError(BAD_CONFIG) lists all problems."""
+    """The configuration of a training in ``path``. PayloadError(BAD_CONFIG) lists all problems."""
+    config = read_task_config(path, TrainConfig)
+    problems = [f"{'.'.join(place)}: {why}" for place, why in unrunnable(config)] + _conflicts(config)
+    if problems:
+        raise _bad(path, "configuration cannot be trained", "\n    ".join(["", *problems]))
+    return config
+
+
+def read_task_config(path: Path, kind: type[Config]) -> Config:
+    """The configuration in ``path``, laid over the recipe it names, as ``kind``. PayloadError(BAD_CONFIG)."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise _bad(path, "configuration is not a mapping", "")
-        config = resolve(values)
+        return kind.model_validate(expand(values))
     except FileNotFoundError:
         raise _bad(path, "configuration does not exist", "", "name it with --config") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -34,10 +47,6 @@ def read_config(path: Path) -> TrainConfig:
     except ValidationError as error:
         lines = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
         raise _bad(path, f"{len(lines)} problems in the configuration", "\n    ".join(["", *lines])) from None
-    problems = [f"{'.'.join(place)}: {why}" for place, why in unrunnable(config)] + _conflicts(config)
-    if problems:
-        raise _bad(path, "configuration cannot be trained", "\n    ".join(["", *problems]))
-    return config
 
 
 def fixed_shape(data: DataConfig) -> Shape | None:
