@@ -16,7 +16,6 @@ from models.data.decode import Header
 from models.exits import BAD_CONFIG, PayloadError
 from models.recipe import RecipeError, expand
 
-
 Config = TypeVar("Config", bound=Section)
 
 

@@ -9,7 +9,14 @@ from models.config.base import Positive, Probability, Section
 from models.config.data import Bucket, BucketConfig, DataConfig
 from models.config.diffusion import DiffusionConfig
 from models.config.model import ModelConfig
-from models.config.running import CheckpointConfig, LayoutConfig, LogConfig, LossScaleConfig, OptimizerConfig
+from models.config.running import (
+    CheckpointConfig,
+    LayoutConfig,
+    LogConfig,
+    LossScaleConfig,
+    OptimizerConfig,
+    TaskConfig,
+)
 from models.config.train import MASK_NAMES, TrainConfig, unrunnable
 
 __all__ = [
@@ -28,6 +35,7 @@ __all__ = [
     "Positive",
     "Probability",
     "Section",
+    "TaskConfig",
     "TrainConfig",
     "unrunnable",
 ]

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from models.config.base import Positive, Probability, Section
+from models.units import Size
 
 
 class OptimizerConfig(Section):
@@ -69,3 +70,17 @@ class LayoutConfig(Section):
     sp_kind: Literal["ulysses", "dsp"] = "ulysses"
     zero: Annotated[int, Field(ge=0, le=3)] = 0
     unit_size: Positive = 4 << 20
+
+
+class TaskConfig(Section):
+    """What every task is told. ``recipe`` names the bundled defaults it was built from."""
+
+    recipe: str = ""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    max_device_memory: Size | None = None
+    layout: LayoutConfig = LayoutConfig()
+
+    @property
+    def total_steps(self) -> int:
+        """Steps until the task is done, for progress; 0 where nobody knows before."""
+        return 0

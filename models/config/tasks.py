@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.config.base import Section
+from models.config.running import TaskConfig
 from models.config.train import TrainConfig
 
 
@@ -13,7 +13,7 @@ class TaskKind:
     """``python -m models.<name> --config <name>.yaml`` runs it; a job's key ``<name>`` is its configuration."""
 
     name: str
-    config: type[Section]
+    config: type[TaskConfig]
     what: str
 
 

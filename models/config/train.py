@@ -7,12 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from models.config.autoencoder import AutoencoderConfig
-from models.config.base import Dtype, Positive, Probability, Section
+from models.config.base import Dtype, Positive, Probability
 from models.config.data import DataConfig
 from models.config.diffusion import DiffusionConfig
 from models.config.model import ModelConfig
-from models.config.running import CheckpointConfig, LayoutConfig, LogConfig, LossScaleConfig, OptimizerConfig
-from models.units import Size
+from models.config.running import CheckpointConfig, LogConfig, LossScaleConfig, OptimizerConfig, TaskConfig
 
 MASK_NAMES = (
     "identity", "random", "interpolate", "quarter_random", "quarter_head", "quarter_tail", "quarter_head_tail",
@@ -20,14 +19,13 @@ MASK_NAMES = (
 )  # fmt: skip
 
 
-class TrainConfig(Section):
-    """Everything the payload needs to train. ``recipe`` names the bundled defaults it was built from.
+class TrainConfig(TaskConfig):
+    """Everything the payload needs to train.
 
     recompute: activations of blocks are computed again in the backward pass: true of all, false of none, n of every
     n-th one.
     """
 
-    recipe: str = ""
     model: ModelConfig = ModelConfig()
     init_from: str | None = None
     autoencoder: AutoencoderConfig = AutoencoderConfig()
@@ -40,14 +38,15 @@ class TrainConfig(Section):
     steps: Positive = 1000
     batch_size: Positive = 1
     gradient_accumulation_steps: Positive = 1
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     dtype: Dtype = "bf16"
     recompute: bool | Positive = True
     jit: Literal["auto", "on", "off"] = "auto"
-    max_device_memory: Size | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
-    layout: LayoutConfig = LayoutConfig()
+
+    @property
+    def total_steps(self) -> int:
+        return self.steps
 
     @field_validator("jit", mode="before")
     @classmethod
@@ -70,7 +69,7 @@ class TrainConfig(Section):
 
 def unrunnable(config: TrainConfig) -> list[tuple[tuple[str, ...], str]]:
     """What renders but cannot run: (path below ``train``, why)."""
-    found = []
+    found: list[tuple[tuple[str, ...], str]] = []
     if config.autoencoder.type != "identity":
         found.append((("autoencoder", "type"), "this version of the payload trains on pixels; set type to identity"))
     layout = config.layout
