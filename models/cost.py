@@ -81,16 +81,9 @@ def stdit3_parameters(model: ModelConfig) -> Parameters:
 
 
 def latent_size(autoencoder: AutoencoderConfig, frames: int, height: int, width: int) -> tuple[int, int, int]:
-    """(frames, height, width) of the latents of a clip.
-
-    OpenSoraVAE_V1_2 (upstream: opensora/models/vae/vae.py, ``get_latent_size``): 8 x 8 pixels become one, the last
-    incomplete ones are cut; every chunk of micro_frame_size frames is padded to a multiple of 4 and divided by 4.
-    """
-    if autoencoder.type == "identity":
-        return frames, height, width
-    chunk = autoencoder.micro_frame_size or frames
-    full, rest = divmod(frames, chunk)
-    return full * math.ceil(chunk / 4) + math.ceil(rest / 4), max(1, height // 8), max(1, width // 8)
+    """(frames, height, width) of the latents of a clip; sides smaller than one latent count as one."""
+    latents, rows, columns = (value or 0 for value in autoencoder.latent_size((frames, height, width)))
+    return latents, max(1, rows), max(1, columns)
 
 
 def tokens(config: TrainConfig, frames: int, height: int, width: int) -> int:

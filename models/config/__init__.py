@@ -4,7 +4,7 @@ Imports no MindSpore: the control plane checks jobs against the same classes. Fi
 configuration files where they have one.
 """
 
-from models.config.autoencoder import AutoencoderConfig
+from models.config.autoencoder import AutoencoderConfig, SpatialConfig, TemporalConfig, TilingConfig
 from models.config.base import Positive, Probability, Section
 from models.config.data import Bucket, BucketConfig, DataConfig
 from models.config.diffusion import DiffusionConfig
@@ -35,7 +35,10 @@ __all__ = [
     "Positive",
     "Probability",
     "Section",
+    "SpatialConfig",
     "TaskConfig",
+    "TemporalConfig",
+    "TilingConfig",
     "TrainConfig",
     "unrunnable",
 ]
