@@ -19,6 +19,7 @@ from cluster.backend import Backend, NodeError, PerNode, RunRef
 from models.checkpoint.folder import content_problem
 from models.checkpoint.manifest import STATE, Shard
 from models.checkpoint.view import Holding, LocalHolding, View, local_holdings, views
+from models.config.tasks import TASKS
 from ostrain.errors import OstrainError
 from ostrain.paths import cache_dir
 from ostrain.plan import LaunchPlan
@@ -252,8 +253,9 @@ def _folders_at(path: Path) -> tuple[str, dict[str, Path]]:
         return path.name, _siblings(path.parent)
     if any(_STEP.fullmatch(entry.name) for entry in path.iterdir()):
         return "", _siblings(path)
-    if (path / "train.yaml").exists() or (path / "checkpoints").is_dir():
-        folder = path / _folder_name((path / "train.yaml").read_text() if (path / "train.yaml").exists() else "")
+    config = _config_file(path)
+    if config is not None or (path / "checkpoints").is_dir():
+        folder = path / _folder_name(config.read_text() if config is not None else "")
         if folder.is_dir():
             return "", _siblings(folder)
         raise _nothing(str(path), f"this run directory has no folder {folder.name} yet")
@@ -266,22 +268,27 @@ def _folders_at(path: Path) -> tuple[str, dict[str, Path]]:
 def _siblings(folder: Path) -> dict[str, Path]:
     """The folder itself, and those of the run's other nodes where this machine plays several of them."""
     node = folder.parent
-    found = {node.name if (node / "train.yaml").exists() else str(folder): folder}
-    if node.parent.parent.name == "runs" and (node / "train.yaml").exists():
+    found = {node.name if _config_file(node) is not None else str(folder): folder}
+    if node.parent.parent.name == "runs" and _config_file(node) is not None:
         for other in sorted(node.parent.iterdir()):
-            if (other / "train.yaml").exists() and (other / folder.name).is_dir():
+            if _config_file(other) is not None and (other / folder.name).is_dir():
                 found[other.name] = other / folder.name
     return found
 
 
-def _folder_name(train_yaml: str) -> str:
+def _config_file(folder: Path) -> Path | None:
+    """The configuration of the task in a run directory, or None where ``folder`` is none."""
+    return next((folder / f"{task}.yaml" for task in TASKS if (folder / f"{task}.yaml").exists()), None)
+
+
+def _folder_name(config_yaml: str) -> str:
     """``checkpoint.dir`` of a resolved configuration."""
-    config: Any = yaml.safe_load(train_yaml) or {}
+    config: Any = yaml.safe_load(config_yaml) or {}
     return str((config.get("checkpoint") or {}).get("dir") or "checkpoints")
 
 
 def _plan_folder(plan: LaunchPlan) -> str:
-    return _folder_name(next((file.text for file in plan.nodes[0].files if file.path == "train.yaml"), ""))
+    return _folder_name(next((file.text for file in plan.nodes[0].files if file.path == f"{plan.task}.yaml"), ""))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from cluster.inventory import ResolvedNode
-from models.config import TrainConfig
+from models.config import TaskConfig
 from models.cost import checkpoint_bytes
 from ostrain.environment import Env, Expand, Secret
 from ostrain.layout import Layout
@@ -38,7 +38,7 @@ class _Compiler:
 
     def __post_init__(self) -> None:
         job, inventory = self.loaded.job, self.loaded.inventory
-        degrees = job.train.layout
+        degrees = job.config.layout
         self.job = job
         self.layout = Layout(job.nodes, job.devices_per_node, degrees.sp, degrees.sp_kind, degrees.zero)
         self.device = inventory.device
@@ -47,8 +47,8 @@ class _Compiler:
         self.secrets: dict[str, str] = {}
 
     def plan(self) -> LaunchPlan:
-        train = PlanFile("train.yaml", train_yaml(self.job.train, self.job.name))
-        nodes = tuple(self.node(index, node, train) for index, node in enumerate(self.nodes))
+        config = PlanFile(f"{self.job.task}.yaml", config_yaml(self.job.config, self.job.name))
+        nodes = tuple(self.node(index, node, config) for index, node in enumerate(self.nodes))
         port = self.job.master_port
         return LaunchPlan(
             name=self.job.name,
@@ -59,14 +59,15 @@ class _Compiler:
             world=self.layout.world,
             master_address=self.master,
             master_port=port if isinstance(port, int) else 0,
-            steps=self.job.train.steps,
+            task=self.job.task,
+            steps=self.job.config.total_steps,
             nodes=nodes,
             sources=self.loaded.sources,
             secrets=dict(sorted(self.secrets.items())),
             checks=self.checks(),
         )
 
-    def node(self, index: int, node: ResolvedNode, train: PlanFile) -> NodePlan:
+    def node(self, index: int, node: ResolvedNode, config: PlanFile) -> NodePlan:
         python = self.job.python or node.python
         devices = node.devices[: self.job.devices_per_node]
         launch = self.templates.render("msrun.sh.j2", **self.launch_values(index, node, python, devices))
@@ -81,7 +82,7 @@ class _Compiler:
             files=(
                 PlanFile("launch.sh", launch, 0o755),
                 PlanFile("env.sh", self.env_text(node), 0o600),
-                train,
+                config,
             ),
         )
 
@@ -92,6 +93,7 @@ class _Compiler:
         port = self.job.master_port
         return {
             "job": self.job.name,
+            "task": self.job.task,
             "node": node.name,
             "nodes": self.job.nodes,
             "node_rank": index,
@@ -160,7 +162,7 @@ class _Compiler:
         return {
             "device": self.device,
             "devices": self.common_devices() if self.device == "Ascend" else [],
-            "min_free_bytes": max(256 << 20, checkpoint_bytes(self.job.train)),
+            "min_free_bytes": max(256 << 20, checkpoint_bytes(self.job.train) if self.job.train is not None else 0),
             "modules": [] if hidden else list(_MODULES),
             "programs": ["bash"] if hidden else ["bash", "msrun"],
         }
@@ -182,14 +184,14 @@ _Dumper.add_representer(list, _list)
 _Dumper.add_representer(dict, _dict)
 
 
-def train_yaml(train: TrainConfig, job: str) -> str:
+def config_yaml(config: TaskConfig, job: str) -> str:
     """The payload's whole configuration, every key in the schema's order.
 
     ``recipe`` is left empty: its values are in here already, and a payload that read it again would undo a job that
     took something out of it.
     """
-    data = _plain({**train.model_dump(), "recipe": ""})
-    origin = f"recipe {train.recipe} and " if train.recipe else ""
+    data = _plain({**config.model_dump(), "recipe": ""})
+    origin = f"recipe {config.recipe} and " if config.recipe else ""
     head = f"# Resolved from {origin}job {job}; nothing is left to defaults.\n"
     return head + yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 

@@ -47,6 +47,7 @@ class NodePlan:
 class LaunchPlan:
     """A compiled job.
 
+    task: what the payload does (``models.config.tasks``); its configuration is the file ``<task>.yaml``.
     sources: name -> path on the submitting machine; pushed once per content, found as ``files/<name>``.
     secrets: environment variable -> name of the secret. Values never enter a plan.
     master_port: 0 means: the first node's agent picks a free one at each start.
@@ -67,6 +68,7 @@ class LaunchPlan:
     sources: dict[str, str] = field(default_factory=dict)
     secrets: dict[str, str] = field(default_factory=dict)
     checks: dict[str, Any] = field(default_factory=dict)
+    task: str = "train"
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True)

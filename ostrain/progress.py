@@ -57,7 +57,11 @@ def _short(key: str, value: Any) -> str:
 
 
 def step_text(record: dict[str, Any], steps: int) -> str:
-    text = f"step {record['step']}/{steps}  loss {record['loss']:.4f}  {record['seconds']:.2f} s/step"
+    total = record.get("steps") or steps
+    text = f"step {record['step']}" + (f"/{total}" if total else "")
+    if record.get("loss") is not None:
+        text += f"  loss {record['loss']:.4f}"
+    text += f"  {record['seconds']:.2f} s/step"
     if record.get("data_wait") is not None:
         text += f"  data wait {record['data_wait']:.2f} s"
     return text
@@ -111,7 +115,8 @@ class BarProgress:
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
-        self._task = self._bar.add_task("starting", total=steps, loss="-", pace="-")
+        self._steps = steps
+        self._task = self._bar.add_task("starting", total=steps or None, loss="-", pace="-")
 
     def __enter__(self) -> BarProgress:
         self._bar.start()
@@ -125,10 +130,17 @@ class BarProgress:
     def show(self, news: News) -> None:
         if isinstance(news, Step):
             record = news.record
-            loss, pace = f"{record['loss']:.4f}", f"{record['seconds']:.2f}"
-            self._bar.update(self._task, description="training", completed=record["step"], loss=loss, pace=pace)
+            loss = f"{record['loss']:.4f}" if record.get("loss") is not None else "-"
+            self._bar.update(
+                self._task,
+                description="working",
+                completed=record["step"],
+                total=record.get("steps") or self._steps or None,
+                loss=loss,
+                pace=f"{record['seconds']:.2f}",
+            )
         elif isinstance(news, Phase):
-            self._bar.update(self._task, description={"step": "training"}.get(news.name, news.name))
+            self._bar.update(self._task, description={"step": "working"}.get(news.name, news.name))
         elif isinstance(news, Notice):
             self._bar.console.print(news.text, markup=False, highlight=False)
         elif text := event_text(news):

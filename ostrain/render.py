@@ -80,12 +80,17 @@ def _remove_old(folder: Path) -> None:
             path.parent.rmdir()
 
 
+def _work(plan: LaunchPlan) -> str:
+    steps = f"{plan.steps} steps" if plan.steps else ""
+    return steps if plan.task == "train" else f"{plan.task} {steps}".rstrip()
+
+
 def _summary(plan: LaunchPlan) -> str:
     layout = plan.layout
     degrees = f"dp {layout['dp']} x sp {layout['sp']}" + (f" ({layout['sp_kind']})" if layout["sp"] > 1 else "")
     port = plan.master_port or "a free port, picked at each start"
     lines = [
-        f"job       {plan.name}: {plan.steps} steps on {plan.device}, {plan.launcher}, backend {plan.backend}",
+        f"job       {plan.name}: {_work(plan)} on {plan.device}, {plan.launcher}, backend {plan.backend}",
         f"layout    world {plan.world} = {degrees}, zero {layout['zero']}",
         f"scheduler {plan.master_address}, {port}",
     ]

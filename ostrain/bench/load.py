@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.config import TrainConfig
 from ostrain.bench.merge import BENCH_KEYS, ENTRY_KEYS, lay_over, located, marks_of, with_values, without
 from ostrain.bench.spec import BenchSpec
 from ostrain.compiler import compile_plan
@@ -197,6 +198,8 @@ class _Cases:
         own = self.job_tree(entry.label, node)
         loaded, found = check_tree(self.base_file, own)
         problems += found
+        if loaded is not None and loaded.job.train is None:
+            return None, [*problems, Problem(node.mark, "a benchmark measures training, and this job trains nothing")]
         if loaded is not None and self.spec.global_batch is not None:
             values, found = self.batch(loaded, node, self.spec.global_batch)
             problems += found
@@ -234,7 +237,7 @@ class _Cases:
 
         The batch size follows from the accumulation, or the other way round where the entry itself says the size.
         """
-        train, replicas = loaded.job.train, _replicas(loaded)
+        train, replicas = _train(loaded), _replicas(loaded)
         place = value_mark(self.tree, ("global_batch",))
         if train.data.bucket_config is not None:
             return {}, [Problem(place, "buckets have batch sizes of their own; remove global_batch or set image_size")]
@@ -259,13 +262,18 @@ class _Cases:
         return {".".join(key): wanted // (fixed * replicas)}, []
 
 
+def _train(loaded: LoadedJob) -> TrainConfig:
+    assert loaded.job.train is not None, "other tasks were refused before"
+    return loaded.job.train
+
+
 def _replicas(loaded: LoadedJob) -> int:
     """Groups of workers that see different samples."""
-    return loaded.job.nodes * loaded.job.devices_per_node // loaded.job.train.layout.sp
+    return loaded.job.nodes * loaded.job.devices_per_node // _train(loaded).layout.sp
 
 
 def _samples(loaded: LoadedJob) -> int | None:
-    train = loaded.job.train
+    train = _train(loaded)
     if train.data.bucket_config is not None:
         return None
     return train.batch_size * train.gradient_accumulation_steps * _replicas(loaded)

@@ -51,10 +51,13 @@ def _heading(run: Run, told: RunStatus) -> list[str]:
     lines = [f"{run.run_id}  {told.state.value}  {told.reason}: {meaning}"]
     if told.progress:
         progress = told.progress
-        lines.append(
-            f"  step {progress['step']}/{run.plan.steps}, loss {progress.get('loss', float('nan')):.4f}, "
-            f"{progress.get('seconds', float('nan')):.2f} s/step"
-        )
+        total = progress.get("steps") or run.plan.steps
+        parts = [f"step {progress['step']}" + (f"/{total}" if total else "")]
+        if progress.get("loss") is not None:
+            parts.append(f"loss {progress['loss']:.4f}")
+        if progress.get("seconds") is not None:
+            parts.append(f"{progress['seconds']:.2f} s/step")
+        lines.append("  " + ", ".join(parts))
     checkpoint = f"step {told.checkpoint}" if told.checkpoint is not None else "none yet"
     lines.append(f"  attempt {run.attempt}, newest checkpoint: {checkpoint}, submitted {since(run.created)} ago")
     for node, why in sorted(told.unreachable.items()):

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cluster.inventory import Inventory
-from models.config import unrunnable
+from models.config import TrainConfig, unrunnable
+from models.config.tasks import TASKS
 from ostrain.layout import Layout
 from ostrain.spec.data_checks import data_problems, memory_problems
 from ostrain.spec.document import Mapping, key_mark, value_mark
@@ -50,16 +51,33 @@ def check_all(facts: Facts) -> list[Problem]:
         (_launcher, ("launcher",)),
         (_nodes, ("nodes", "cluster")),
         (_devices, ("nodes", "devices_per_node", "cluster")),
-        (_layout, ("nodes", "devices_per_node", "layout", "train.layout", "train.model")),
-        (_files, ("files", "train.data")),
+        (_layout, ("nodes", "devices_per_node", "layout", f"{facts.job.task}.layout", f"{facts.job.task}.model")),
+        (_files, ("files", facts.job.task)),
     )
     found = [problem for check, needs in checks if facts.sound(*needs) for problem in check(facts)]
     train = facts.job.train
+    if train is None:
+        return found
     if facts.sound("train.data", "train.autoencoder", "train.model"):
         found += [facts.problem(f"train.{path}", message) for path, message in data_problems(train)]
     if not found and facts.sound("train", "layout", "nodes", "devices_per_node") and facts.inventory is not None:
-        found += list(_memory(facts, facts.inventory))
+        found += list(_memory(facts, train, facts.inventory))
     return found
+
+
+def task_problems(tree: Mapping) -> list[Problem]:
+    """A job has exactly one task."""
+    given = [name for name in TASKS if name in tree.items]
+    if len(given) == 1:
+        return []
+    if not given:
+        others = ", ".join(name for name in TASKS if name != "train")
+        told = f"; or another task: {others}" if others else ""
+        return [
+            Problem(tree.mark, f"'train' is missing (what is trained; a recipe and the keys that override it){told}")
+        ]
+    message = f"a job has one task; this one has {' and '.join(given)}: make a job of each"
+    return [Problem(key_mark(tree, (name,)), message) for name in given[1:]]
 
 
 def _launcher(facts: Facts) -> Found:
@@ -111,30 +129,43 @@ def _devices(facts: Facts) -> Found:
 
 
 def _layout(facts: Facts) -> Found:
-    degrees = facts.job.train.layout
+    task, config = facts.job.task, facts.job.config
+    degrees, model = config.layout, getattr(config, "model", None)
     layout = Layout(facts.job.nodes, facts.job.devices_per_node, degrees.sp, degrees.sp_kind, degrees.zero)
-    for problem in layout.problems(facts.job.train.model.num_heads):
-        path = problem.degree if problem.degree in ("nodes", "devices_per_node") else f"train.layout.{problem.degree}"
+    for problem in layout.problems(getattr(model, "num_heads", layout.world)):
+        path = problem.degree if problem.degree in ("nodes", "devices_per_node") else f"{task}.layout.{problem.degree}"
         yield facts.problem(path, problem.message)
 
 
 def _files(facts: Facts) -> Found:
-    """``files/NAME/…`` in ``train.data`` needs NAME under ``files:``."""
+    """``files/NAME/…`` in the task's configuration needs NAME under ``files:``."""
     names = list(facts.job.files)
-    for key in ("annotations", "videos", "text_embeddings"):
-        parts = getattr(facts.job.train.data, key).split("/")
+    for path, text in _texts(facts.job.config.model_dump(), facts.job.task):
+        parts = text.split("/")
         if parts[0] == "files" and len(parts) > 1 and parts[1] not in names:
             known = f"it names {', '.join(names)}" if names else "it names none"
             message = (
                 f"files/{parts[1]} has to be named under the job's `files:`; {known}{did_you_mean(parts[1], names)}"
             )
-            yield facts.problem(f"train.data.{key}", message)
+            yield facts.problem(path, message)
 
 
-def _memory(facts: Facts, inventory: Inventory) -> Found:
+def _texts(value: object, path: str) -> Iterator[tuple[str, str]]:
+    """(dotted path, text) of every text in a configuration."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _texts(item, f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _texts(item, f"{path}.{index}")
+
+
+def _memory(facts: Facts, train: TrainConfig, inventory: Inventory) -> Found:
     memories = [node.device_memory for node in inventory.resolved()[: facts.job.nodes] if node.device_memory]
     there = min(memories, default=0)
-    asked = facts.job.train.max_device_memory or 0
+    asked = train.max_device_memory or 0
     if there and asked > there:
         message = f"is more than the {there / 2**30:.1f} GB that inventory {inventory.name} says a device has"
         yield facts.problem("train.max_device_memory", message)
@@ -142,7 +173,7 @@ def _memory(facts: Facts, inventory: Inventory) -> Found:
     if limit:
         world = facts.job.nodes * facts.job.devices_per_node
         dtype = "fp32" if inventory.device == "CPU" else ""
-        for path, message in memory_problems(facts.job.train, world, dtype, limit, origin):
+        for path, message in memory_problems(train, world, dtype, limit, origin):
             yield facts.problem(f"train.{path}" if path else "train.recipe", message)
 
 
@@ -180,7 +211,7 @@ def runnable_problems(loaded: LoadedJob) -> list[Problem]:
             found.append(Problem(loaded.mark("files", name), f"{path} does not exist"))
         elif not os.access(path, os.R_OK):
             found.append(Problem(loaded.mark("files", name), f"{path} cannot be read"))
-    for where, why in unrunnable(loaded.job.train):
+    for where, why in unrunnable(loaded.job.train) if loaded.job.train is not None else ():
         found.append(Problem(loaded.mark("train", *where), why))
     return found
 

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from cluster.inventory import NodePath, Python
-from models.config import LayoutConfig, TrainConfig
+from models.config import LayoutConfig, TaskConfig, TrainConfig
+from models.config.tasks import TASKS
 from models.units import Duration
 from ostrain.environment import Env, Line, Part
 
@@ -42,7 +43,7 @@ class RestartConfig(Part):
 
 
 class JobSpec(Part):
-    """A training job."""
+    """A job: where it runs, and exactly one task of the payload (``ostrain.spec.load`` sees to that)."""
 
     name: Annotated[Line, AfterValidator(_job_name)] = Field(description="the job's name; run ids start with it")
     cluster: Line = Field("local", description="an inventory's name or path; `local` is this machine")
@@ -51,7 +52,7 @@ class JobSpec(Part):
     launcher: Literal["msrun", "mpirun", "rank_table"] = Field("msrun", description="what starts the workers")
     master_port: MasterPort = Field("auto", description="the scheduler's port; auto picks a free one at each start")
     layout: LayoutConfig = Field(default_factory=LayoutConfig, description="degrees of parallelism; dp = world / sp")
-    train: TrainConfig = Field(description="what the payload trains; a recipe and the keys that override it")
+    train: TrainConfig | None = Field(None, description="what is trained; a recipe and the keys that override it")
     files: dict[Annotated[str, AfterValidator(_file_name)], Line] = Field(
         default_factory=dict, description="name -> path beside the job file; pushed to the nodes as files/<name>"
     )
@@ -61,3 +62,14 @@ class JobSpec(Part):
         default_factory=list, description="scripts to source on the nodes, after the inventory's"
     )
     restart: RestartConfig = Field(default_factory=RestartConfig, description="automatic restarts")
+
+    @property
+    def task(self) -> str:
+        """Name of the job's task: the key that holds its configuration."""
+        return next(name for name in TASKS if getattr(self, name) is not None)
+
+    @property
+    def config(self) -> TaskConfig:
+        """The task's configuration."""
+        config: TaskConfig = getattr(self, self.task)
+        return config

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.inventory import Inventory, local_inventory
+from models.config.tasks import TASKS
 from ostrain.errors import OstrainError, SpecError
 from ostrain.paths import state_dir
-from ostrain.spec.checks import Facts, check_all, inventory_problems
+from ostrain.spec.checks import Facts, check_all, inventory_problems, task_problems
 from ostrain.spec.document import DocumentError, Mapping, Scalar, find, load_document, value_mark
 from ostrain.spec.job import JobSpec
 from ostrain.spec.merge import fold_layout, key_places, merge_train
@@ -71,6 +72,10 @@ def check_tree(
 ) -> tuple[LoadedJob | None, list[Problem]]:
     """The job that a tree holds, with every problem in it. file: where relative paths of the job start."""
     tree, problems = _merged(own, overrides)
+    found = task_problems(tree)
+    problems += found
+    if found:
+        return None, problems + validate(JobSpec, tree)[1]
     job, found, left_out = validate_what_stands(JobSpec, tree)
     problems += found
     inventory, inventory_tree, found = _inventory(tree, file)
@@ -98,20 +103,29 @@ def _job_file(path: Path) -> Path:
 
 
 def _merged(own: Mapping, overrides: Sequence[Override]) -> tuple[Mapping, list[Problem]]:
-    """Recipe, job and overrides as one tree; ``layout`` is in ``train.layout`` as well."""
+    """Recipe, job and overrides as one tree; ``layout`` is in the task's configuration as well."""
     overridden, _ = apply_overrides(own, overrides)
-    recipe, problems = load_recipe(find(overridden, ("train", "recipe")))
-    train = own.items.get("train")
-    tree = own
-    if recipe is not None and isinstance(train, Mapping):
-        items = {**own.items, "train": merge_train(recipe, train)}
-        tree = Mapping(items, own.mark, own.key_marks)
-    elif recipe is not None and train is None:
-        tree = Mapping({**own.items, "train": recipe}, own.mark, {**own.key_marks, "train": recipe.mark})
+    tree, problems = own, []
+    for task in TASKS:
+        recipe, found = load_recipe(find(overridden, (task, "recipe")))
+        problems += found
+        if recipe is not None:
+            tree = _on_recipe(tree, task, recipe)
     tree, found = apply_overrides(tree, overrides)
     problems += found
-    tree, found = fold_layout(tree, key_places(overridden, ("train", "layout")))
-    return tree, problems + found
+    for task in TASKS:
+        tree, found = fold_layout(tree, task, key_places(overridden, (task, "layout")))
+        problems += found
+    return tree, problems
+
+
+def _on_recipe(tree: Mapping, task: str, recipe: Mapping) -> Mapping:
+    own = tree.items.get(task)
+    if isinstance(own, Mapping):
+        return Mapping({**tree.items, task: merge_train(recipe, own)}, tree.mark, tree.key_marks)
+    if own is not None:
+        return tree
+    return Mapping({**tree.items, task: recipe}, tree.mark, {**tree.key_marks, task: recipe.mark})
 
 
 def _inventory(tree: Mapping, job_file: Path) -> tuple[Inventory | None, Mapping | None, list[Problem]]:

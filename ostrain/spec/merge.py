@@ -23,26 +23,26 @@ def merge_train(base: Mapping, over: Mapping, above: tuple[str, ...] = ()) -> Ma
     return Mapping(items, over.mark, marks)
 
 
-def fold_layout(job: Mapping, own_marks: set[Mark]) -> tuple[Mapping, list[Problem]]:
-    """The job's ``layout`` put into ``train.layout``. What job and ``train`` both say has to be the same.
+def fold_layout(job: Mapping, task: str, own_marks: set[Mark]) -> tuple[Mapping, list[Problem]]:
+    """The job's ``layout`` put into that of its task. What job and task both say has to be the same.
 
-    own_marks: places of the keys that the job itself (not its recipe) puts under ``train.layout``.
+    own_marks: places of the keys that the job itself (not its recipe) puts under the task's ``layout``.
     """
-    layout, train = job.items.get("layout"), job.items.get("train")
-    if not isinstance(layout, Mapping) or not isinstance(train, Mapping):
+    layout, config = job.items.get("layout"), job.items.get(task)
+    if not isinstance(layout, Mapping) or not isinstance(config, Mapping):
         return job, []
-    below = train.items.get("layout")
+    below = config.items.get("layout")
     problems = []
     if isinstance(below, Mapping):
         for key in layout.items.keys() & below.items.keys():
             one, other = plain(layout.items[key]), plain(below.items[key])
             if below.key_marks[key] in own_marks and one != other:
-                message = f"layout.{key} is {one} and train.layout.{key} is {other}; say it once"
+                message = f"layout.{key} is {one} and {task}.layout.{key} is {other}; say it once"
                 problems.append(Problem(below.key_marks[key], message))
-    marks = {**train.key_marks, "layout": job.key_marks["layout"]}
+    marks = {**config.key_marks, "layout": job.key_marks["layout"]}
     merged = merge_train(below, layout) if isinstance(below, Mapping) else layout
-    train = Mapping({**train.items, "layout": merged}, train.mark, marks)
-    return Mapping({**job.items, "train": train}, job.mark, job.key_marks), problems
+    config = Mapping({**config.items, "layout": merged}, config.mark, marks)
+    return Mapping({**job.items, task: config}, job.mark, job.key_marks), problems
 
 
 def key_places(node: Node | None, path: tuple[str, ...]) -> set[Mark]:
