@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import resource
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ class StepMetrics:
     data_wait of it spent waiting for samples. tokens_per_s, samples: over all ranks. memory: peak bytes of this
     process (CPU) or device. skipped: samples dropped since the start of the run because their clip did not decode;
     dropped: steps dropped since then because loss or gradients were not finite. comm: by kind of collective, calls and
-    bytes this rank sent in the step (models/parallel/traffic.py).
+    bytes this rank sent in the step (models/parallel/traffic.py). losses: parts of the loss by name, where it has any.
     """
 
     step: int
@@ -38,6 +38,7 @@ class StepMetrics:
     skipped: int
     dropped: int
     comm: dict[str, tuple[int, int]]
+    losses: dict[str, float] = field(default_factory=dict)
 
 
 class MetricsFile:
@@ -50,6 +51,9 @@ class MetricsFile:
 
     def write(self, metrics: StepMetrics) -> None:
         record = {key: _finite(value) for key, value in asdict(metrics).items()}
+        record["losses"] = {key: _finite(value) for key, value in metrics.losses.items()}
+        if not metrics.losses:
+            del record["losses"]
         append(self.path, (json.dumps(record) + "\n").encode())
 
 
@@ -65,6 +69,8 @@ class TensorBoard:
     def write(self, metrics: StepMetrics) -> None:
         for name in ("loss", "grad_norm", "lr", "seconds", "data_wait", "tokens_per_s", "memory"):
             self._writer.add_scalar(f"train/{name}", getattr(metrics, name), metrics.step)
+        for name, value in metrics.losses.items():
+            self._writer.add_scalar(f"losses/{name}", value, metrics.step)
 
     def close(self) -> None:
         self._writer.close()

@@ -6,48 +6,31 @@ the whole global batch, so a step is the same however the batch is spread over r
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
-from mindspore import Parameter, Tensor
+from mindspore import Tensor
 
-from models.checkpoint.pieces import Piece
 from models.config import TrainConfig
 from models.data.batch import MicroBatch
 from models.diffusion.rflow import RFlow
 from models.gradients import CompiledGradients, EagerGradients, Gradients, Reduce
 from models.layers.linear import as_dtype
+from models.learner import Learner, StepResult
 from models.loss_scale import LossScale
 from models.parallel.mesh import Mesh
 from models.parallel.sequence import divide
 from models.parallel.sources import Weights
-from models.parallel.units import host, make_units
+from models.parallel.units import make_units
 from models.stdit import build_model
-from models.update import Update, own_share, saved_kinds
+from models.update import Update
 
-Read = Callable[[list[tuple[str, str, int, int]]], Iterator[np.ndarray]]
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """loss and grad_norm (before clipping) of the global batch; weight: samples that counted, over all ranks.
-
-    ``applied`` is False when loss or gradients were not finite, or no sample counted: nothing was changed then.
-    progress: sum over ranks of what each gave to :meth:`TrainStep.run`. comm: calls and bytes by collective, this rank.
-    """
-
-    loss: float
-    grad_norm: float
-    weight: float
-    applied: bool
-    progress: float = 0.0
-    comm: dict[str, tuple[int, int]] = field(default_factory=dict)
+__all__ = ["StepResult", "TrainStep"]
 
 
-class TrainStep:
+class TrainStep(Learner):
     """The model, its optimizer and its moving average, and the step that changes them.
 
     Weights may be set until :meth:`prepare`, which hands them to the optimizer (and shards them).
@@ -92,7 +75,7 @@ class TrainStep:
             numbers[1] = 0  # its samples are those of the group's first rank, who counts them
         told = Tensor(np.array([*numbers, progress], np.float32))
         weighted_loss, weight, told_progress = (float(v) for v in self.mesh.everyone.all_reduce(told).asnumpy())
-        result = self._apply(weighted_loss, weight, lr)
+        result = self.apply(weighted_loss, weight, lr)
         return replace(result, progress=told_progress, comm=self.mesh.traffic.take())
 
     def _micro_step(self, batch: MicroBatch, reduce: Reduce | None) -> np.ndarray:
@@ -109,66 +92,6 @@ class TrainStep:
         counts = self.mesh.sp_group.all_reduce(Tensor(batch.weights)).asnumpy()
         return replace(batch, weights=(counts == self.mesh.sp).astype(np.float32))
 
-    def _apply(self, weighted_loss: float, weight: float, lr: float) -> StepResult:
-        if weight == 0:
-            self.update.drop_gradients()
-            return StepResult(float("nan"), float("nan"), 0.0, False)
-        scale = self.scale.value
-        norm = float(np.float32(math.sqrt(self.update.squares()) / (weight * scale)))
-        loss = weighted_loss / weight
-        finite = bool(np.isfinite(loss) and np.isfinite(norm))
-        if finite:
-            limit = self.config.optimizer.max_grad_norm
-            clip = 1.0 if limit is None else min(1.0, limit / (norm + 1e-6))
-            self.update.apply(clip / (weight * scale), lr)
-        else:
-            self.update.drop_gradients()
-        self.scale.update(finite)
-        return StepResult(loss, norm, weight, finite)
-
-    def pieces(self) -> Iterator[Piece]:
-        """What this rank writes into a checkpoint; frozen parameters and fixed tables are divided among all."""
-        yield from self.update.pieces()
-        for name, param in self._fixed():
-            start, stop = own_share(param.size, self.mesh)
-            if start < stop:
-                yield Piece("model", name, tuple(param.shape), start, stop, _part(param, start, stop))
-
-    def tensors(self) -> dict[tuple[str, str], tuple[int, ...]]:
-        """Shapes by (kind, name) of all tensors a checkpoint holds."""
-        trained = [(kind, name) for kind in saved_kinds(self.config) for name in self.weights.params]
-        shapes = {key: self.shapes[key[1]] for key in trained}
-        return shapes | {("model", name): self.shapes[name] for name, _ in self._fixed()}
-
-    def wanted(self) -> list[tuple[str, str, int, int]]:
-        """(kind, name, start, stop): what :meth:`load` will ask for on this rank."""
-        fixed = [("model", name, 0, param.size) for name, param in self._fixed()]
-        return [*self.update.wanted(), *fixed]
-
-    def load(self, read: Read, kinds: Iterable[str], count: int) -> None:
-        """Takes the state from a checkpoint; a collective call under ZeRO 1 and 2.
-
-        read: gives the flat values of every (kind, name, start, stop) asked for. kinds: those the checkpoint has.
-        count: optimizer updates done.
-        """
-        for kind in saved_kinds(self.config):
-            if kind in kinds:
-                self.update.fill(kind, read)
-        for name, param in self._fixed():
-            values = next(iter(read([("model", name, 0, param.size)])))
-            param.set_data(Tensor(values.reshape(param.shape), param.dtype))
-        if "ema" not in kinds:
-            self.update.restart_averages()
-        self.update.count = count
-        self.update.write_back()
-
-    def _fixed(self) -> list[tuple[str, Parameter]]:
-        return [(name, param) for name, param in self.model.parameters_and_names() if name not in self.weights.params]
-
     def tokens(self, frames: int, height: int, width: int) -> int:
         """Patches of one sample."""
         return int(np.prod(self.model.token_grid(frames, height, width)))
-
-
-def _part(param: Parameter, start: int, stop: int) -> Callable[[], np.ndarray]:
-    return lambda: host(param).reshape(-1)[start:stop]

@@ -16,7 +16,7 @@ from models.config import TrainConfig
 from models.data.batch import Failure, SampleBuilder
 from models.data.bucket import Buckets, Shape
 from models.data.catalogue import Catalogue, build_catalogue
-from models.data.loader import Loader, StepData
+from models.data.loader import Builder, Loader, StepData
 from models.data.order import BucketOrder, ClipSize, FixedOrder, Order
 from models.events import Log, Reporter
 from models.exits import BAD_DATA, NOT_FINITE, PayloadError
@@ -48,9 +48,9 @@ class Trainer:
         self.report.heartbeat(0, "loading")
         shape = fixed_shape(self.config.data)
         catalogue = self._catalogue(shape)
-        self.train = TrainStep(self.config, self.mesh, fixed_shape=shape is not None)
+        self.train = self._make_step(shape)
         self._banner(catalogue, shape)
-        self.order = _order(self.config, self.world, catalogue, shape)
+        self.order = self._make_order(catalogue, shape)
         self.digest = catalogue.digest
         self._restore_or_initialize()
         self.saver = Saver(self.folder, self.world, self.report.node, self.config.checkpoint)
@@ -66,11 +66,28 @@ class Trainer:
         self.report.heartbeat(self.step, "done")
         self.log.info(f"training finished after step {self.step}")
 
-    def _catalogue(self, shape: Shape | None) -> Catalogue:
+    def _make_step(self, shape: Shape | None) -> TrainStep:
+        """What trains. shape: the one of all samples, None where buckets choose."""
+        return TrainStep(self.config, self.mesh, fixed_shape=shape is not None)
+
+    def _make_order(self, catalogue: Catalogue, shape: Shape | None) -> Order:
+        return _order(self.config, self.world, catalogue, shape)
+
+    def _make_catalogue(self, shape: Shape | None) -> Catalogue:
         data = self.config.data
-        catalogue = build_catalogue(
-            data, self.run_dir, self.world, self.config.model.caption_channels, unfit(data, shape)
-        )
+        return build_catalogue(data, self.run_dir, self.world, self.config.model.caption_channels, unfit(data, shape))
+
+    def _make_builder(self, catalogue: Catalogue) -> Builder:
+        flow = self.train.flow
+
+        def timestep(random: np.random.Generator, shape: Shape) -> float:
+            draw = random.standard_normal() if flow.draw_kind == "normal" else random.random()
+            return float(flow.draw_timesteps([draw], [shape.frames], [shape.height], [shape.width])[0])
+
+        return SampleBuilder(self.config, catalogue.clips, timestep)
+
+    def _catalogue(self, shape: Shape | None) -> Catalogue:
+        catalogue = self._make_catalogue(shape)
         if self.world.rank == 0:
             for clip in catalogue.skipped:
                 self.log.warning(f"clip skipped: {clip.path} ({clip.reason})")
@@ -81,15 +98,9 @@ class Trainer:
         return catalogue
 
     def _loader(self, catalogue: Catalogue) -> Loader:
-        flow = self.train.flow
-
-        def timestep(random: np.random.Generator, shape: Shape) -> float:
-            draw = random.standard_normal() if flow.draw_kind == "normal" else random.random()
-            return float(flow.draw_timesteps([draw], [shape.frames], [shape.height], [shape.width])[0])
-
         return Loader(
             self.order,
-            SampleBuilder(self.config, catalogue.clips, timestep),
+            self._make_builder(catalogue),
             rank=self.mesh.dp_rank,
             ranks=self.mesh.dp,
             micro_steps=self.config.gradient_accumulation_steps,
@@ -191,6 +202,7 @@ class Trainer:
             skipped=self.skipped,
             dropped=self.dropped,
             comm=result.comm,
+            losses=result.losses,
         )
 
     def _save(self) -> None:
@@ -204,6 +216,7 @@ class Trainer:
             "data": {**self.order.position(self.step), "sha256": self.digest},
             "skipped": self.skipped,
             "dropped": self.dropped,
+            **self.train.facts(),
         }
         self._tell(self.saver.begin(self.step, list(self.train.pieces()), facts))
         if not self.config.checkpoint.background:
@@ -238,17 +251,21 @@ class Trainer:
             self._resume(found)
             return
         if self.config.init_from is not None:
-            state.initialize_from(self.train, self.run_dir / self.config.init_from)
+            self._initialize_from(self.run_dir / self.config.init_from)
             self.log.info(f"weights from {self.config.init_from}")
         else:
             state.spread(self.train)
         state.check_agreement(self.train)
         self.train.prepare()
 
+    def _initialize_from(self, path: Path) -> None:
+        state.initialize_from(self.train, path)
+
     def _resume(self, found: Found) -> None:
         for line in restore(self.train, found, self.world):
             self.log.warning(line)
         facts = found.state
+        self.train.restore_facts(facts)
         self.step, self.skipped, self.dropped = facts["step"], facts["skipped"], facts["dropped"]
         self.log.info(f"resumed from step {self.step} ({found.path})")
         if self.world.rank != 0:
@@ -275,8 +292,7 @@ class Trainer:
         optimizer = config.optimizer
         for line in (
             f"recipe {config.recipe or '-'}, {config.steps} steps, seed {config.seed}, {config.jit} jit",
-            f"model {config.model.type}: {parameters:,} parameters, hidden {config.model.hidden_size}, "
-            f"depth {config.model.depth}, heads {config.model.num_heads}, patch {list(config.model.patch_size)}",
+            self._about_model(parameters),
             f"data {len(catalogue.clips)} clips, {len(catalogue.skipped)} skipped, samples {shape or 'by bucket'}",
             f"{batch}: dp {world.size // config.layout.sp}, sp {config.layout.sp}, zero {config.layout.zero}, "
             f"accumulation {config.gradient_accumulation_steps}",
@@ -285,6 +301,13 @@ class Trainer:
             f"checkpoints every {config.checkpoint.every} steps in {self.folder}, {config.checkpoint.keep_last} kept",
         ):
             self.log.info(line)
+
+    def _about_model(self, parameters: int) -> str:
+        model = self.config.model
+        return (
+            f"model {model.type}: {parameters:,} parameters, hidden {model.hidden_size}, "
+            f"depth {model.depth}, heads {model.num_heads}, patch {list(model.patch_size)}"
+        )
 
 
 def _order(config: TrainConfig, world: World, catalogue: Catalogue, shape: Shape | None) -> Order:

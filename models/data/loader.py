@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from models.data.batch import Built, MicroBatch, SampleBuilder
 from models.data.bucket import Shape
-from models.data.order import GlobalBatch, Order, slots
+from models.data.order import GlobalBatch, Order, Sample, slots
+
+
+class Builder(Protocol):
+    """What makes samples and batches, such as models.data.batch.SampleBuilder. Safe for several threads."""
+
+    def build(self, sample: Sample, shape: Shape, step: int, slot: int) -> Any:
+        """The sample in ``slot`` of the global batch of ``step`` (from 0)."""
+
+    def stack(self, built: Sequence[Any], shape: Shape) -> Any:
+        """A batch of samples; has ``weights`` (0 for failed samples) and ``failures``."""
 
 
 @dataclass(frozen=True)
 class StepData:
     """One rank's part of a step: its micro batches, the shape, samples over all ranks, seconds waited for them."""
 
-    micro_batches: tuple[MicroBatch, ...]
+    micro_batches: tuple[Any, ...]
     shape: Shape
     samples: int
     wait: float
@@ -28,7 +39,7 @@ class Loader:
     def __init__(
         self,
         order: Order,
-        builder: SampleBuilder,
+        builder: Builder,
         *,
         rank: int,
         ranks: int,
@@ -41,7 +52,7 @@ class Loader:
         self._rank, self._ranks, self._micro_steps = rank, ranks, micro_steps
         self._prefetch, self._last_step = prefetch, last_step
         self._pool = ThreadPoolExecutor(workers, "loader") if workers else None
-        self._ahead: OrderedDict[int, list[list[Future[Built]]]] = OrderedDict()
+        self._ahead: OrderedDict[int, list[list[Future[Any]]]] = OrderedDict()
 
     def get(self, step: int) -> StepData:
         """The data of ``step`` (from 0). Raises what building a sample raised, such as PayloadError."""
@@ -69,5 +80,5 @@ class Loader:
     def _slots(self, batch: GlobalBatch) -> list[range]:
         return slots(len(batch.samples), self._rank, self._ranks, self._micro_steps)
 
-    def _build(self, batch: GlobalBatch, step: int, slot: int) -> Built:
+    def _build(self, batch: GlobalBatch, step: int, slot: int) -> Any:
         return self._builder.build(batch.samples[slot], batch.shape, step, slot)
