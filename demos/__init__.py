@@ -1,0 +1,1 @@
+"""Demonstrations: whole stories told with ostrain's own commands."""
