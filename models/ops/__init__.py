@@ -12,6 +12,7 @@ rms_norm            x [..., d], weight [d]: root mean square norm in float32, re
 gelu                tanh approximation of GELU
 silu                x * sigmoid(x)
 attention           q, k, v [B, heads, N or M, d], bias broadcastable to [B, heads, N, M] or None
+biased_attention    q, k, v as above, not scaled, bias float32 [B, heads, N, M]: softmax in float32
 gate_add            residual + gate * x
 adamw_update        one AdamW step of one parameter, in place
 lerp_update         target = decay * target + (1 - decay) * value, in place
@@ -30,6 +31,7 @@ import mindspore as ms
 OPERATORS = (
     "adamw_update",
     "attention",
+    "biased_attention",
     "gate_add",
     "gelu",
     "lerp_update",

@@ -8,11 +8,12 @@ import mindspore as ms
 from mindspore import Tensor, mint
 from mindspore import ops as P
 
-from models.ops.common import adamw_update, gate_add, lerp_update, modulate, sum_of_squares
+from models.ops.common import adamw_update, biased_attention, gate_add, lerp_update, modulate, sum_of_squares
 
 __all__ = [
     "adamw_update",
     "attention",
+    "biased_attention",
     "gate_add",
     "gelu",
     "lerp_update",

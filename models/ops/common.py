@@ -9,6 +9,17 @@ from mindspore import ops as P
 AdamWConstants = tuple[float, float, float, float]
 
 
+_bmm = P.BatchMatMul()
+_bmm_tb = P.BatchMatMul(transpose_b=True)
+_softmax = P.Softmax(-1)
+
+
+def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """softmax(q k^T + bias) v, scores and softmax in float32; the bias differs by head, query and key (T5)."""
+    scores = _bmm_tb(q, k).astype(ms.float32) + bias
+    return _bmm(_softmax(scores).astype(v.dtype), v)
+
+
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """x * (1 + scale) + shift, the latter two broadcast over x."""
     return x * (1 + scale) + shift

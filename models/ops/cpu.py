@@ -12,11 +12,12 @@ from mindspore import ops as P
 from mindspore.ops import constexpr
 
 from models.ops import cpu_cells as cells
-from models.ops.common import AdamWConstants, lerp_update, modulate
+from models.ops.common import AdamWConstants, biased_attention, lerp_update, modulate
 
 __all__ = [
     "adamw_update",
     "attention",
+    "biased_attention",
     "gate_add",
     "gelu",
     "lerp_update",

@@ -24,7 +24,7 @@ CHANNELS = 64
 
 def embed(caption: str, max_length: int = MAX_LENGTH, channels: int = CHANNELS) -> tuple[np.ndarray, np.ndarray]:
     """(text_emb float32 [max_length, channels], mask uint8 [max_length]); the last token marks the end of the text."""
-    words = re.findall(r"\w+", caption.lower())[: max_length - 1] + ["</s>"]
+    words = _words(caption)[: max_length - 1] + ["</s>"]
     text = np.zeros((max_length, channels), np.float32)
     for place, word in enumerate(words):
         key = np.frombuffer(hashlib.blake2b(word.encode(), digest_size=16).digest(), dtype="<u8").astype(np.uint64)
@@ -32,6 +32,15 @@ def embed(caption: str, max_length: int = MAX_LENGTH, channels: int = CHANNELS) 
     mask = np.zeros(max_length, np.uint8)
     mask[: len(words)] = 1
     return text, mask
+
+
+def length(caption: str) -> int:
+    """Tokens of a caption that is not cut, the end token included."""
+    return len(_words(caption)) + 1
+
+
+def _words(caption: str) -> list[str]:
+    return re.findall(r"\w+", caption.lower())
 
 
 def main(arguments: list[str] | None = None) -> int:

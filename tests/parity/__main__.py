@@ -36,6 +36,7 @@ NAMED = {
     "lpips": "lpips",
     "discriminator": "discriminator",
     "psnr_ssim": "psnr_ssim",
+    "t5": "t5",
 }
 
 
