@@ -1,4 +1,4 @@
-"""The annotation file: a CSV with a header that names a video column and a caption column."""
+"""The annotation file: a CSV with a header that names a video column and, where captions count, a caption column."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ class Row:
     line: int
 
 
-def read_annotations(path: Path, video_column: str, caption_column: str) -> list[Row]:
-    """Rows of ``path``. PayloadError(BAD_DATA) names file, line and column of what is wrong."""
+def read_annotations(path: Path, video_column: str, caption_column: str | None) -> list[Row]:
+    """Rows of ``path``, with empty captions where ``caption_column`` is None.
+
+    PayloadError(BAD_DATA) names file, line and column of what is wrong.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             return _rows(path, file.read(), video_column, caption_column)
@@ -32,14 +35,15 @@ def read_annotations(path: Path, video_column: str, caption_column: str) -> list
         raise _bad(path, "annotation file cannot be read", "check its permissions", error.strerror or "") from None
 
 
-def _rows(path: Path, text: str, video_column: str, caption_column: str) -> list[Row]:
+def _rows(path: Path, text: str, video_column: str, caption_column: str | None) -> list[Row]:
     reader = csv.reader(text.splitlines(keepends=True), strict=True)
     rows = []
     try:
         header = next(reader, None)
         if not header:
-            raise _bad(path, "annotation file is empty", f"give it the header {video_column},{caption_column}")
-        columns = [_column(path, header, name) for name in (video_column, caption_column)]
+            names = ",".join(name for name in (video_column, caption_column) if name is not None)
+            raise _bad(path, "annotation file is empty", f"give it the header {names}")
+        columns = [_column(path, header, name) for name in (video_column, caption_column) if name is not None]
         start = reader.line_num + 1
         for fields in reader:
             line, start = start, reader.line_num + 1
@@ -48,7 +52,7 @@ def _rows(path: Path, text: str, video_column: str, caption_column: str) -> list
             if len(fields) <= max(columns) or not fields[columns[0]].strip():
                 what = "row names no video" if len(fields) > max(columns) else "row has too few columns"
                 raise _bad(path, what, "complete or remove the row", f"{len(fields)} of {len(header)} columns", line)
-            rows.append(Row(fields[columns[0]].strip(), fields[columns[1]], line))
+            rows.append(Row(fields[columns[0]].strip(), fields[columns[1]] if len(columns) > 1 else "", line))
     except csv.Error as error:
         raise _bad(path, "annotation file is not valid CSV", "quote its fields", str(error), reader.line_num) from None
     if not rows:

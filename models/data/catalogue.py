@@ -26,12 +26,12 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class Clip:
-    """A usable clip: where it is, what it is called in the annotations, what its header says, its embedding."""
+    """A usable clip: where it is, what it is called in the annotations, what its header says, its embedding if any."""
 
     name: str
     path: Path
     header: Header
-    embedding: Path
+    embedding: Path | None
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,22 @@ class Catalogue:
 
 
 def build_catalogue(
-    config: DataConfig, run_dir: Path, world: World, channels: int, unfit: Callable[[Header], str]
+    config: DataConfig, run_dir: Path, world: World, channels: int | None, unfit: Callable[[Header], str]
 ) -> Catalogue:
     """All usable clips. The same on every rank: a clip that one rank cannot use, no rank uses.
 
+    channels: of the text embeddings; None where nobody wants text, nor captions in the annotations.
     unfit: why a clip with this header cannot be cut to any wanted shape; empty when it can.
     Raises PayloadError(BAD_DATA): bad annotations, missing or malformed embeddings (all of them in one message), ranks
     with different annotations, or no usable clip at all.
     """
-    for key in ("annotations", "text_embeddings"):
+    for key in ("annotations", "text_embeddings") if channels is not None else ("annotations",):
         if not getattr(config, key):
             raise PayloadError(
                 BAD_DATA, f"data.{key} is not set", where="train.yaml", next_step=f"set train.data.{key} to its path"
             )
     annotations = run_dir / config.annotations
-    rows = read_annotations(annotations, config.video_column, config.caption_column)
+    rows = read_annotations(annotations, config.video_column, config.caption_column if channels is not None else None)
     videos = run_dir / config.videos
     paths = [videos / row.video for row in rows]
     if world.leader:
@@ -80,13 +81,16 @@ def build_catalogue(
         headers = _probe(paths, run_dir / INDEX_NAME, config.workers)
     reasons = [header if isinstance(header, str) else unfit(header) for header in headers]
     reasons = _agree(world, rows, headers, reasons)
-    embeddings = _embeddings(rows, reasons, annotations, run_dir / config.text_embeddings, channels, config.workers)
+    embeddings: dict[int, Path] = {}
+    if channels is not None:
+        folder = run_dir / config.text_embeddings
+        embeddings = _embeddings(rows, reasons, annotations, folder, channels, config.workers)
     clips, skipped = [], []
     for row, path, header, reason in zip(rows, paths, headers, reasons, strict=True):
         if reason or isinstance(header, str):
             skipped.append(Skipped(row.video, path, row.line, reason))
         else:
-            clips.append(Clip(row.video, path, header, embeddings[row.line]))
+            clips.append(Clip(row.video, path, header, embeddings.get(row.line)))
     if not clips:
         raise _no_clips(annotations, skipped)
     digest = hashlib.sha256(json.dumps([[clip.name, *_facts(clip.header)] for clip in clips]).encode()).hexdigest()
