@@ -132,6 +132,19 @@ class AutoencoderConfig(Section):
         sides = [None if side is None else side // step for side, step in zip((height, width), patch[1:], strict=True)]
         return frames, sides[0], sides[1]
 
+    def noise_shapes(self, size: tuple[int, int, int]) -> list[tuple[int, int, int, int]]:
+        """Shapes [C, frames, rows, columns] of the standard normal noise that draws the latents of one clip.
+
+        In the order of their use: latents of images, frame by frame, then of the clip. Nothing for ``identity``.
+        """
+        if self.type == "identity":
+            return []
+        _, rows, columns = (value or 0 for value in self.latent_size(size))
+        shapes = [(self.spatial.latent_channels, size[0], rows, columns)]
+        if self.type == "OpenSoraVAE_V1_2":
+            shapes.append((self.temporal.embed_dim, self.latent_size(size)[0] or 0, rows, columns))
+        return shapes
+
     @field_validator("scale")
     @classmethod
     def _not_zero(cls, value: float | tuple[float, ...] | None) -> float | tuple[float, ...] | None:

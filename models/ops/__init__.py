@@ -14,6 +14,10 @@ silu                x * sigmoid(x)
 attention           q, k, v [B, heads, N or M, d], bias broadcastable to [B, heads, N, M] or None
 biased_attention    q, k, v as above, not scaled, bias float32 [B, heads, N, M]: softmax in float32
 gate_add            residual + gate * x
+conv2d, conv3d      (channels, kernel, stride, padding) -> a cell (x, weight, bias or None) -> convolved
+group_norm          x [N, C, ...], weight [C], bias [C], groups, eps; in float32, result in x's dtype
+group_norm_silu     the same, then silu
+upsample_nearest    [N, C, H, W] -> [N, C, 2 H, 2 W]
 adamw_update        one AdamW step of one parameter, in place
 lerp_update         target = decay * target + (1 - decay) * value, in place
 sum_of_squares      scalar float32 sum of squares of one tensor
@@ -32,8 +36,12 @@ OPERATORS = (
     "adamw_update",
     "attention",
     "biased_attention",
+    "conv2d",
+    "conv3d",
     "gate_add",
     "gelu",
+    "group_norm",
+    "group_norm_silu",
     "lerp_update",
     "linear",
     "modulate",
@@ -42,6 +50,7 @@ OPERATORS = (
     "silu",
     "sum_of_squares",
     "total_squares",
+    "upsample_nearest",
 )
 
 

@@ -8,14 +8,19 @@ import mindspore as ms
 from mindspore import Tensor, mint
 from mindspore import ops as P
 
+from models.ops.ascend_images import conv2d, conv3d, group_norm, group_norm_silu, upsample_nearest
 from models.ops.common import adamw_update, biased_attention, gate_add, lerp_update, modulate, sum_of_squares
 
 __all__ = [
     "adamw_update",
     "attention",
     "biased_attention",
+    "conv2d",
+    "conv3d",
     "gate_add",
     "gelu",
+    "group_norm",
+    "group_norm_silu",
     "lerp_update",
     "linear",
     "modulate",
@@ -24,6 +29,7 @@ __all__ = [
     "silu",
     "sum_of_squares",
     "total_squares",
+    "upsample_nearest",
 ]
 
 

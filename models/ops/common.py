@@ -7,6 +7,9 @@ from mindspore import Parameter, Tensor
 from mindspore import ops as P
 
 AdamWConstants = tuple[float, float, float, float]
+# Zeros that a convolution adds: top, bottom, left, right; for clips front and back come first.
+Padding2d = tuple[int, int, int, int]
+Padding3d = tuple[int, int, int, int, int, int]
 
 
 _bmm = P.BatchMatMul()

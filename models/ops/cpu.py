@@ -13,13 +13,18 @@ from mindspore.ops import constexpr
 
 from models.ops import cpu_cells as cells
 from models.ops.common import AdamWConstants, biased_attention, lerp_update, modulate
+from models.ops.cpu_images import conv2d, conv3d, group_norm, group_norm_silu, upsample_nearest
 
 __all__ = [
     "adamw_update",
     "attention",
     "biased_attention",
+    "conv2d",
+    "conv3d",
     "gate_add",
     "gelu",
+    "group_norm",
+    "group_norm_silu",
     "lerp_update",
     "linear",
     "modulate",
@@ -28,6 +33,7 @@ __all__ = [
     "silu",
     "sum_of_squares",
     "total_squares",
+    "upsample_nearest",
 ]
 
 # Elements summed at once on the host: they stay in the cache.

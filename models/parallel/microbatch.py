@@ -42,7 +42,7 @@ _AXES = 5
 
 
 @dataclass(frozen=True)
-class _Micro:
+class Micro:
     """A micro batch: rows [start, stop) of the samples x frames of the span [first, last) of frames."""
 
     number: int
@@ -200,23 +200,31 @@ def _frame_jobs(
     encode: Coder, x: Tensor, spans: Sequence[tuple[int, int]], micro_batch: int | None, number: int = 0
 ) -> list[Callable[[], Tensor]]:
     """One job a micro batch; ``number``: of the first one."""
-    if micro_batch is not None and micro_batch < 1:
-        raise ValueError(f"micro batches of {micro_batch} frames")
-    micros: list[_Micro] = []
-    for first, last in spans:
-        rows = x.shape[0] * (last - first)
-        size = micro_batch or rows
-        for start in range(0, rows, size):
-            micros.append(_Micro(number + len(micros), first, last, start, min(start + size, rows)))
+    micros = micro_batches(x.shape[0], spans, micro_batch, number)
 
     def run(place: int) -> Tensor:
-        return encode(_rows(x, micros[place]), micros[place].number)
+        return encode(rows_of(x, micros[place]), micros[place].number)
 
     return [_bound(run, place) for place in range(len(micros))]
 
 
-def _rows(x: Tensor, micro: _Micro) -> Tensor:
-    """The frames of a micro batch, [N, C, H, W]; samples one after the other."""
+def micro_batches(
+    samples: int, spans: Sequence[tuple[int, int]], micro_batch: int | None, number: int = 0
+) -> list[Micro]:
+    """The micro batches of ``samples`` clips whose frames are coded span by span; ``number``: of the first one."""
+    if micro_batch is not None and micro_batch < 1:
+        raise ValueError(f"micro batches of {micro_batch} frames")
+    micros: list[Micro] = []
+    for first, last in spans:
+        rows = samples * (last - first)
+        size = micro_batch or rows
+        for start in range(0, rows, size):
+            micros.append(Micro(number + len(micros), first, last, start, min(start + size, rows)))
+    return micros
+
+
+def rows_of(x: Tensor, micro: Micro) -> Tensor:
+    """The frames of a micro batch of x [B, C, T, H, W]: [N, C, H, W]; samples one after the other."""
     length, parts = micro.last - micro.first, []
     for sample in range(micro.start // length, -(-micro.stop // length)):
         begin = micro.first + max(0, micro.start - sample * length)

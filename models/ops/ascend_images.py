@@ -1,0 +1,72 @@
+"""Operators on images and clips of Ascend. Semantics: :mod:`models.ops.cpu_images`."""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Tensor, mint, nn
+from mindspore import ops as P
+
+from models.ops.common import Padding2d, Padding3d
+
+
+class _Conv2d(nn.Cell):
+    def __init__(self, stride: tuple[int, int], padding: Padding2d) -> None:
+        super().__init__()
+        self.stride = stride
+        top, bottom, left, right = padding
+        self.even = top == bottom and left == right
+        self.inside = (top, left) if self.even else (0, 0)
+        self.around = (left, right, top, bottom)
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not self.even:
+            x = mint.nn.functional.pad(x, self.around)
+        bias = None if bias is None else bias.astype(x.dtype)
+        return mint.nn.functional.conv2d(x, weight.astype(x.dtype), bias, self.stride, self.inside)
+
+
+class _Conv3d(nn.Cell):
+    def __init__(self, stride: tuple[int, int, int], padding: Padding3d) -> None:
+        super().__init__()
+        self.stride = stride
+        front, back, top, bottom, left, right = padding
+        # Zeros in front only are added by themselves; the kernel adds those that are the same on both sides.
+        self.even = top == bottom and left == right
+        self.inside = (0, top, left) if self.even else (0, 0, 0)
+        self.around = (0, 0, 0, 0, front, back) if self.even else (left, right, top, bottom, front, back)
+        self.pads = any(self.around)
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.pads:
+            x = mint.nn.functional.pad(x, self.around)
+        bias = None if bias is None else bias.astype(x.dtype)
+        return mint.nn.functional.conv3d(x, weight.astype(x.dtype), bias, self.stride, self.inside)
+
+
+def conv2d(channels: int, kernel: tuple[int, int], stride: tuple[int, int], padding: Padding2d) -> nn.Cell:
+    """Convolution of images; the kernel accumulates in float32."""
+    return _Conv2d(stride, padding)
+
+
+def conv3d(channels: int, kernel: tuple[int, int, int], stride: tuple[int, int, int], padding: Padding3d) -> nn.Cell:
+    """Convolution of clips."""
+    return _Conv3d(stride, padding)
+
+
+def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+    """In float32, whatever x is."""
+    wide = x.astype(ms.float32)
+    normed = mint.nn.functional.group_norm(wide, groups, weight.astype(ms.float32), bias.astype(ms.float32), eps)
+    return normed.astype(x.dtype)
+
+
+def group_norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+    """Norm, then x * sigmoid(x)."""
+    return mint.nn.functional.silu(group_norm(x, weight, bias, groups, eps))
+
+
+def upsample_nearest(x: Tensor) -> Tensor:
+    """Every pixel four times."""
+    n, c, h, w = x.shape
+    x = P.broadcast_to(x.reshape(n, c, h, 1, w, 1), (n, c, h, 2, w, 2))
+    return x.reshape(n, c, 2 * h, 2 * w)
