@@ -121,8 +121,8 @@ def _fill(file: FileIO, target: memoryview) -> bool:
     return True
 
 
-def model_of(path: Path) -> dict[str, np.ndarray]:
-    """All parameters of the checkpoint ``step-N`` at ``path``, by name; its shards must all be there, and whole."""
+def whole_manifest(path: Path) -> Manifest:
+    """The manifest of the checkpoint ``step-N`` at ``path``, whose shards are all there, and whole. PayloadError."""
     match = re.fullmatch(r"step-(\d+)", path.name)
     step = int(match[1]) if match else -1
     manifest, problem = folder.read_manifest(path, step)
@@ -138,9 +138,18 @@ def model_of(path: Path) -> dict[str, np.ndarray]:
             why="; ".join(problems[:10]),
             next_step="bring its shards together in one file with: ostrain ckpt export",
         )
+    return manifest
+
+
+def read_tensors_of(path: Path, manifest: Manifest, keys: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Whole tensors of a checkpoint by name; keys: name -> ``kind/name``."""
     with Reader(manifest, {number: path / shard.file for number, shard in enumerate(manifest.shards)}) as reader:
-        return {
-            key.partition("/")[2]: reader.read(key, 0, math.prod(shape)).reshape(shape)
-            for key, shape in manifest.tensors.items()
-            if key.startswith("model/")
-        }
+        shapes = {name: manifest.tensors[key] for name, key in keys.items()}
+        return {name: reader.read(keys[name], 0, math.prod(shape)).reshape(shape) for name, shape in shapes.items()}
+
+
+def model_of(path: Path) -> dict[str, np.ndarray]:
+    """All parameters of the checkpoint ``step-N`` at ``path``, by name; its shards must all be there, and whole."""
+    manifest = whole_manifest(path)
+    keys = {key.partition("/")[2]: key for key in manifest.tensors if key.startswith("model/")}
+    return read_tensors_of(path, manifest, keys)

@@ -42,11 +42,11 @@ def multi_resolution_info(
     return {name: np.full(batch, value, np.float32) for name, value in values.items()}
 
 
-def pixel_frames(latent_frames: int) -> int:
-    """Frames that latent frames decode to. ValueError unless they are whole chunks of 5."""
-    if latent_frames % LATENT_CHUNK:
-        raise ValueError(f"{latent_frames} latent frames are not whole chunks of {LATENT_CHUNK}")
-    return latent_frames // LATENT_CHUNK * PIXEL_CHUNK
+def pixel_frames(latent_frames: int, latent_chunk: int = LATENT_CHUNK, pixel_chunk: int = PIXEL_CHUNK) -> int:
+    """Frames that latent frames decode to. ValueError unless they are whole chunks of the autoencoder."""
+    if latent_frames % latent_chunk:
+        raise ValueError(f"{latent_frames} latent frames are not whole chunks of {latent_chunk}")
+    return latent_frames // latent_chunk * pixel_chunk
 
 
 def sample_path(

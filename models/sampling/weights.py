@@ -1,0 +1,83 @@
+"""Weights to sample with, wherever they are: a file, a published model's folder, a checkpoint, a run directory."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.checkpoint import folder as folders
+from models.checkpoint.convert import export_keys
+from models.checkpoint.manifest import MANIFEST, STATE
+from models.checkpoint.read import read_tensors_of, whole_manifest
+from models.checkpoint.tensors import BadTensors, read_tensors
+from models.exits import BAD_CHECKPOINT, PayloadError
+
+MODEL = "model.safetensors"
+_STEP = re.compile(r"step-(\d+)")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where weights are. step: of a checkpoint, None for files. config: what its run was told, empty for files."""
+
+    path: Path
+    step: int | None
+    config: dict[str, Any]
+
+
+def find_weights(path: Path) -> Source:
+    """A safetensors file, a folder with ``model.safetensors``, ``step-N``, or a run directory (its newest step).
+
+    PayloadError(BAD_CHECKPOINT) where there is nothing of the kind.
+    """
+    if path.is_file():
+        if path.suffix in (".ckpt", ".pth", ".pt", ".bin"):
+            raise _bad(path, "weights are not a safetensors file", "", f"convert them: ostrain convert {path} …")
+        return Source(path, None, {})
+    if not path.is_dir():
+        raise _bad(path, "weights do not exist", "", "correct sample.weights")
+    if (path / MODEL).is_file():
+        return Source(path / MODEL, None, {})
+    step = _STEP.fullmatch(path.name)
+    if step and (path / MANIFEST).exists():
+        return _checkpoint(path, int(step[1]))
+    for below in (path / "checkpoints", path):
+        steps = folders.steps(below) if below.is_dir() else []
+        if steps:
+            return _checkpoint(folders.step_path(below, steps[-1]), steps[-1])
+    raise _bad(path, "no weights in this folder", f"neither {MODEL} nor a checkpoint step-N", "correct sample.weights")
+
+
+def _checkpoint(path: Path, step: int) -> Source:
+    try:
+        state = json.loads((path / STATE).read_text())
+    except (OSError, ValueError) as error:
+        raise _bad(path / STATE, "a checkpoint's facts cannot be read", str(error), "name another checkpoint") from None
+    config = state.get("config")
+    return Source(path, step, config if isinstance(config, dict) else {})
+
+
+def read_weights(source: Source, use_ema: bool) -> tuple[dict[str, np.ndarray], str]:
+    """All weights by name, and what they are, for people. Averages where the checkpoint has them and they are wanted.
+
+    PayloadError(BAD_CHECKPOINT) for damaged or missing parts.
+    """
+    if source.step is None:
+        try:
+            return read_tensors(source.path), f"weights of {source.path}"
+        except (BadTensors, OSError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            raise _bad(source.path, "weights cannot be read", why or "", "name another file") from None
+    manifest = whole_manifest(source.path)
+    averaged = use_ema and "ema" in manifest.kinds
+    weights = read_tensors_of(source.path, manifest, export_keys(manifest, ema=averaged))
+    return weights, f"{'moving averages' if averaged else 'weights'} of {source.path}"
+
+
+def _bad(path: Path, what: str, why: str, next_step: str) -> PayloadError:
+    return PayloadError(BAD_CHECKPOINT, what, where=str(path), why=why, next_step=next_step)
