@@ -13,31 +13,56 @@ import numpy as np
 from PIL import Image
 
 Size = tuple[int, int]
+# Two numbers in [0, 1): where between top and bottom, and left and right, a window lies; for random crops.
+Place = tuple[float, float]
 
 
-def resize_crop_to_fill_video(frames: np.ndarray, size: Size) -> np.ndarray:
-    """uint8 [T, H, W, 3] -> float32 [T, 3, h, w]: scaled to cover ``size`` (height, width), middle cut out."""
+def resize_crop_to_fill_video(frames: np.ndarray, size: Size, place: Place | None = None) -> np.ndarray:
+    """uint8 [T, H, W, 3] -> float32 [T, 3, h, w]: scaled to cover ``size`` (height, width), middle cut out.
+
+    place: where to cut instead, see ``Place``.
+    """
     _check_video(frames)
     (scaled_h, scaled_w), (top, left) = _cover(frames.shape[1:3], size, video=True)
+    if place is not None:
+        top, left = _corner((scaled_h, scaled_w), size, place)
     ratios = (frames.shape[1] / scaled_h, frames.shape[2] / scaled_w)
     return _bilinear_window(frames, ratios, (top, left), size)
 
 
 def center_crop_video(frames: np.ndarray, size: int) -> np.ndarray:
     """uint8 [T, H, W, 3] -> float32 [T, 3, size, size]: short side scaled to ``size``, middle square cut out."""
+    return short_side_crop_video(frames, (size, size))
+
+
+def short_side_crop_video(frames: np.ndarray, size: Size) -> np.ndarray:
+    """uint8 [T, H, W, 3] -> float32 [T, 3, h, w]: short side scaled to the height h, middle h x w cut out.
+
+    ValueError where the scaled clip is narrower than w.
+    """
     _check_video(frames)
     height, width = frames.shape[1:3]
-    factor = size / min(height, width)
+    factor = size[0] / min(height, width)
     # Rounding may leave the product one short of ``size``; upstream refuses such a clip.
-    scaled_h, scaled_w = (max(math.floor(side * factor), size) for side in (height, width))
-    offsets = (round((scaled_h - size) / 2.0), round((scaled_w - size) / 2.0))
-    return _bilinear_window(frames, (1.0 / factor, 1.0 / factor), offsets, (size, size))
+    scaled = tuple(max(math.floor(side * factor), size[0]) for side in (height, width))
+    if scaled[1] < size[1]:
+        raise ValueError(f"is {scaled[1]} wide when its short side is {size[0]}, {size[1]} are needed")
+    offsets = (round((scaled[0] - size[0]) / 2.0), round((scaled[1] - size[1]) / 2.0))
+    return _bilinear_window(frames, (1.0 / factor, 1.0 / factor), offsets, size)
 
 
-def resize_crop_to_fill_image(image: np.ndarray | Image.Image, size: Size) -> np.ndarray:
-    """uint8 [H, W, 3] or an RGB image -> float32 [3, h, w]: scaled to cover ``size``, middle cut out."""
+def resize_video(frames: np.ndarray, size: Size) -> np.ndarray:
+    """uint8 [T, H, W, 3] -> float32 [T, 3, h, w]: the whole picture, stretched to ``size``."""
+    _check_video(frames)
+    return _bilinear_window(frames, (frames.shape[1] / size[0], frames.shape[2] / size[1]), (0, 0), size)
+
+
+def resize_crop_to_fill_image(image: np.ndarray | Image.Image, size: Size, place: Place | None = None) -> np.ndarray:
+    """uint8 [H, W, 3] or an RGB image -> float32 [3, h, w]: scaled to cover ``size``, middle, or ``place``, cut out."""
     picture = _as_image(image)
     (scaled_h, scaled_w), (top, left) = _cover((picture.height, picture.width), size, video=False)
+    if place is not None:
+        top, left = _corner((scaled_h, scaled_w), size, place)
     pixels = np.asarray(picture.resize((scaled_w, scaled_h), Image.Resampling.BICUBIC))
     return _normalised(pixels[top : top + size[0], left : left + size[1]])
 
@@ -80,6 +105,12 @@ def _cover(source: tuple[int, ...], size: Size, video: bool) -> tuple[Size, Size
     excess = (scaled[0] - size[0], scaled[1] - size[1])
     top, left = (e // 2 if video else round(e / 2.0) for e in excess)
     return scaled, (top, left)
+
+
+def _corner(scaled: Size, size: Size, place: Place) -> Size:
+    """(top, left) of the window at ``place``; all positions are equally wide."""
+    top, left = (int(draw * (whole - part + 1)) for draw, whole, part in zip(place, scaled, size, strict=True))
+    return top, left
 
 
 def _normalised(pixels: np.ndarray) -> np.ndarray:
