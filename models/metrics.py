@@ -16,14 +16,16 @@ from models.files import append, end_last_line
 class StepMetrics:
     """One line of ``metrics/rank-N.jsonl``.
 
-    loss, grad_norm: of the global batch, the same on every rank; null when not finite. seconds: wall time of the step,
-    data_wait of it spent waiting for samples. tokens_per_s, samples: over all ranks. memory: peak bytes of this
-    process (CPU) or device. skipped: samples dropped since the start of the run because their clip did not decode;
-    dropped: steps dropped since then because loss or gradients were not finite. comm: by kind of collective, calls and
-    bytes this rank sent in the step (models/parallel/traffic.py). losses: parts of the loss by name, where it has any.
+    steps: of the whole training; null where nobody knows before. loss, grad_norm: of the global batch, the same on
+    every rank; null when not finite. seconds: wall time of the step, data_wait of it spent waiting for samples.
+    tokens_per_s, samples: over all ranks. memory: peak bytes of this process (CPU) or device. skipped: samples dropped
+    since the start of the run because their clip did not decode; dropped: steps dropped since then because loss or
+    gradients were not finite. comm: by kind of collective, calls and bytes this rank sent in the step
+    (models/parallel/traffic.py). losses: parts of the loss by name, where it has any.
     """
 
     step: int
+    steps: int | None
     attempt: int
     time: float
     loss: float

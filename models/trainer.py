@@ -12,7 +12,7 @@ from models.checkpoint import state
 from models.checkpoint.find import Found, find
 from models.checkpoint.restore import restore
 from models.checkpoint.saver import Saved, Saver
-from models.config import TrainConfig
+from models.config import CheckpointConfig, TrainConfig
 from models.data.batch import Failure, SampleBuilder
 from models.data.bucket import Buckets, Shape
 from models.data.catalogue import Catalogue, build_catalogue
@@ -20,6 +20,7 @@ from models.data.loader import Builder, Loader, StepData
 from models.data.order import BucketOrder, ClipSize, FixedOrder, Order
 from models.events import Log, Reporter
 from models.exits import BAD_DATA, NOT_FINITE, PayloadError
+from models.length import Length
 from models.metrics import MetricsFile, StepMetrics, TensorBoard, peak_memory
 from models.optim import learning_rate
 from models.parallel.mesh import Mesh
@@ -49,13 +50,14 @@ class Trainer:
         shape = fixed_shape(self.config.data)
         catalogue = self._catalogue(shape)
         self.train = self._make_step(shape)
-        self._banner(catalogue, shape)
         self.order = self._make_order(catalogue, shape)
+        self.length = Length(self.config, self.order)
+        self._banner(catalogue, shape)
         self.digest = catalogue.digest
         self._restore_or_initialize()
         self.saver = Saver(self.folder, self.world, self.report.node, self.config.checkpoint)
         if self.world.rank == 0:
-            self.report.event("train_started", step=self.step, steps=self.config.steps, clips=len(catalogue.clips))
+            self.report.event("train_started", step=self.step, steps=self.length.total, clips=len(catalogue.clips))
         loader = self._loader(catalogue)
         try:
             self._steps(loader)
@@ -106,34 +108,34 @@ class Trainer:
             micro_steps=self.config.gradient_accumulation_steps,
             workers=self.config.data.workers,
             prefetch=self.config.data.prefetch,
-            last_step=self.config.steps,
+            last_step=self.length.bound,
         )
 
     def _steps(self, loader: Loader) -> None:
         metrics = MetricsFile(self.run_dir, self.world.rank)
         board = None
-        if self.config.log.tensorboard and self.world.rank == 0 and self.step < self.config.steps:
+        if self.config.log.tensorboard and self.world.rank == 0 and not self.length.reached(self.step):
             board = TensorBoard(self.run_dir, self.step + 1 if self.step else 0)
         shapes: set[Shape] = set()
-        while self.step < self.config.steps:
+        while not self.length.reached(self.step):
             start = time.perf_counter()
             data = loader.get(self.step)
             compiling = self.train.compiled and data.shape not in shapes
             shapes.add(data.shape)
             self.report.heartbeat(self.step, "compiling" if compiling else "step")
-            lr = learning_rate(self.config.optimizer, self.step, self.config.steps)
+            lr = learning_rate(self.config.optimizer, self.step, self.length.bound)
             result = self.train.run(data.micro_batches, lr, self.saver.progress())
             self.step += 1
             self._tell(self.saver.settle(result.progress))
             self._account(data, result)
             record = self._metrics(data, result, lr, time.perf_counter() - start)
-            if self.step % self.config.log.every == 0 or self.step == self.config.steps:
+            if self.step % self.config.log.every == 0 or self.length.reached(self.step):
                 metrics.write(record)
-                self.log.info(_line(record, self.config.steps))
+                self.log.info(_line(record))
                 if board is not None:
                     board.write(record)
             self.report.heartbeat(self.step, "step")
-            if self.step % self.config.checkpoint.every == 0 or self.step == self.config.steps:
+            if self.length.saves(self.step):
                 self._save()
             if compiling and self.train.compile_seconds is not None and self.world.rank == 0:
                 self.report.event("compiled", seconds=self.train.compile_seconds, shape=str(data.shape))
@@ -188,6 +190,7 @@ class Trainer:
         tokens = self.train.tokens(shape.frames, shape.height, shape.width) * data.samples
         return StepMetrics(
             step=self.step,
+            steps=self.length.total,
             attempt=self.report.attempt,
             time=time.time(),
             loss=result.loss,
@@ -250,13 +253,17 @@ class Trainer:
         if found.exists:
             self._resume(found)
             return
+        self._start()
+        state.check_agreement(self.train)
+        self.train.prepare()
+
+    def _start(self) -> None:
+        """Weights of a run that has no checkpoint yet."""
         if self.config.init_from is not None:
             self._initialize_from(self.run_dir / self.config.init_from)
             self.log.info(f"weights from {self.config.init_from}")
         else:
             state.spread(self.train)
-        state.check_agreement(self.train)
-        self.train.prepare()
 
     def _initialize_from(self, path: Path) -> None:
         state.initialize_from(self.train, path)
@@ -291,14 +298,14 @@ class Trainer:
         batch = f"global batch {config.batch_size * replicas}" if shape is not None else "batches by bucket"
         optimizer = config.optimizer
         for line in (
-            f"recipe {config.recipe or '-'}, {config.steps} steps, seed {config.seed}, {config.jit} jit",
+            f"recipe {config.recipe or '-'}, {self.length}, seed {config.seed}, {config.jit} jit",
             self._about_model(parameters),
             f"data {len(catalogue.clips)} clips, {len(catalogue.skipped)} skipped, samples {shape or 'by bucket'}",
             f"{batch}: dp {world.size // config.layout.sp}, sp {config.layout.sp}, zero {config.layout.zero}, "
             f"accumulation {config.gradient_accumulation_steps}",
             f"{optimizer.type} lr {optimizer.lr:g} {optimizer.schedule}, warm-up {optimizer.warmup_steps}, "
             f"clip {optimizer.max_grad_norm}, weight decay {optimizer.weight_decay:g}, EMA {config.ema_decay}",
-            f"checkpoints every {config.checkpoint.every} steps in {self.folder}, {config.checkpoint.keep_last} kept",
+            f"checkpoints every {_interval(config.checkpoint)} in {self.folder}, {config.checkpoint.keep_last} kept",
         ):
             self.log.info(line)
 
@@ -319,9 +326,14 @@ def _order(config: TrainConfig, world: World, catalogue: Catalogue, shape: Shape
     return BucketOrder(config.seed, sizes, buckets, config.data.frame_interval, replicas)
 
 
-def _line(record: StepMetrics, steps: int) -> str:
+def _interval(config: CheckpointConfig) -> str:
+    return f"{config.every} steps" if config.every_epochs is None else f"{config.every_epochs} epochs"
+
+
+def _line(record: StepMetrics) -> str:
+    total = f"/{record.steps}" if record.steps is not None else ""
     text = (
-        f"step {record.step}/{steps} loss {record.loss:.5f} grad_norm {record.grad_norm:.4f} lr {record.lr:.3e} "
+        f"step {record.step}{total} loss {record.loss:.5f} grad_norm {record.grad_norm:.4f} lr {record.lr:.3e} "
         f"{record.seconds:.3f} s/step wait {record.data_wait:.3f} s {record.tokens_per_s:.0f} tokens/s {record.shape}"
     )
     return text + (f" skipped {record.skipped}" if record.skipped else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol, TypeVar
 
 from pydantic import Field
 
@@ -41,11 +41,13 @@ class LossScaleConfig(Section):
 class CheckpointConfig(Section):
     """When checkpoints are written (every ``every`` steps and at the end) and which are kept.
 
+    every_epochs: after every so many passes over the data instead.
     The ``keep_last`` newest stay, and every one whose step is a multiple of ``keep_every``. copies: how many nodes hold
     each shard where nodes have disks of their own. background: training goes on while files are written.
     """
 
     every: Positive = 500
+    every_epochs: Positive | None = None
     keep_last: Positive = 10
     keep_every: Positive | None = None
     copies: Annotated[int, Field(ge=1, le=4)] = 1
@@ -84,3 +86,22 @@ class TaskConfig(Section):
     def total_steps(self) -> int:
         """Steps until the task is done, for progress; 0 where nobody knows before."""
         return 0
+
+
+class _Long(Protocol):
+    @property
+    def steps(self) -> int | None: ...
+    @property
+    def epochs(self) -> int | None: ...
+
+
+LongT = TypeVar("LongT", bound=_Long)
+
+
+def one_length(config: LongT) -> LongT:
+    """For validators: a training lasts some steps or some epochs. ValueError."""
+    if config.steps is None and config.epochs is None:
+        raise ValueError("neither steps nor epochs says how long to train")
+    if config.steps is not None and config.epochs is not None:
+        raise ValueError(f"steps {config.steps} and epochs {config.epochs} both say how long to train; set one to null")
+    return config

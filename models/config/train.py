@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from models.config.autoencoder import AutoencoderConfig
 from models.config.base import Dtype, Positive, Probability
 from models.config.data import DataConfig
 from models.config.diffusion import DiffusionConfig
 from models.config.model import ModelConfig
-from models.config.running import CheckpointConfig, LogConfig, LossScaleConfig, OptimizerConfig, TaskConfig
+from models.config.running import CheckpointConfig, LogConfig, LossScaleConfig, OptimizerConfig, TaskConfig, one_length
+from models.config.together import contradictions
 
 MASK_NAMES = (
     "identity", "random", "interpolate", "quarter_random", "quarter_head", "quarter_tail", "quarter_head_tail",
@@ -23,7 +24,7 @@ class TrainConfig(TaskConfig):
     """Everything the payload needs to train.
 
     recompute: activations of blocks are computed again in the backward pass: true of all, false of none, n of every
-    n-th one.
+    n-th one. steps, epochs: how long; passes over the data where ``epochs`` is set, which wants ``steps: null``.
     """
 
     model: ModelConfig = ModelConfig()
@@ -35,7 +36,8 @@ class TrainConfig(TaskConfig):
     optimizer: OptimizerConfig = OptimizerConfig()
     loss_scale: LossScaleConfig = LossScaleConfig()
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.9999
-    steps: Positive = 1000
+    steps: Positive | None = 1000
+    epochs: Positive | None = None
     batch_size: Positive = 1
     gradient_accumulation_steps: Positive = 1
     dtype: Dtype = "bf16"
@@ -46,7 +48,11 @@ class TrainConfig(TaskConfig):
 
     @property
     def total_steps(self) -> int:
-        return self.steps
+        return self.steps or 0
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainConfig:
+        return one_length(self)
 
     @field_validator("jit", mode="before")
     @classmethod
@@ -72,6 +78,7 @@ def unrunnable(config: TrainConfig) -> list[tuple[tuple[str, ...], str]]:
     found: list[tuple[tuple[str, ...], str]] = []
     if config.autoencoder.type != "identity":
         found.append((("autoencoder", "type"), "this version of the payload trains on pixels; set type to identity"))
+    found += contradictions(config.model, config.diffusion, config.data, config.mask_ratios)
     layout = config.layout
     if config.jit == "on" and (layout.sp > 1 or layout.zero == 3):
         what = f"sp {layout.sp}" if layout.sp > 1 else "zero 3"

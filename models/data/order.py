@@ -55,6 +55,9 @@ class Order(Protocol):
     def position(self, step: int) -> dict[str, int]:
         """Epoch and place of the first sample that the steps before ``step`` have not seen."""
 
+    def steps_in(self, epochs: int) -> int | None:
+        """Steps until every clip was seen ``epochs`` times; None where only dealing them out would tell."""
+
 
 def permutation(seed: int, epoch: int, clips: int) -> np.ndarray:
     return rng.stream(seed, "order", epoch).permutation(clips)
@@ -78,6 +81,9 @@ class FixedOrder:
     def position(self, step: int) -> dict[str, int]:
         epoch, place = divmod(step * self._batch_size, self._clips)
         return {"epoch": epoch, "index": place}
+
+    def steps_in(self, epochs: int) -> int:
+        return -(-epochs * self._clips // self._batch_size)
 
     def _permutation(self, epoch: int) -> np.ndarray:
         if epoch not in self._epochs:
@@ -112,6 +118,9 @@ class BucketOrder:
             return {"epoch": 0, "index": 0}
         self.batch(step - 1)
         return dict(self._recent[step - 1][1])
+
+    def steps_in(self, epochs: int) -> None:
+        return None
 
     def _restart(self) -> None:
         self._stream = self._deal()

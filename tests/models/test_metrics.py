@@ -20,7 +20,7 @@ REPO = Path(__file__).parents[2]
 
 def metrics(step: int, loss: float = 1.5) -> StepMetrics:
     return StepMetrics(
-        step, 1, 2.0, loss, 0.5, 1e-4, 0.3, 0.01, 900.0, 4, "4x16x24", 1 << 20, 0, 0, {"all_reduce": (2, 96)}
+        step, 9, 1, 2.0, loss, 0.5, 1e-4, 0.3, 0.01, 900.0, 4, "4x16x24", 1 << 20, 0, 0, {"all_reduce": (2, 96)}
     )
 
 
@@ -32,7 +32,7 @@ def test_metrics_are_json_lines_and_nan_is_null(tmp_path: Path) -> None:
     assert [line["loss"] for line in lines] == [1.5, None]
     assert lines[0]["comm"] == {"all_reduce": [2, 96]}
     assert set(lines[0]) == {
-        "step", "attempt", "time", "loss", "grad_norm", "lr", "seconds", "data_wait", "tokens_per_s", "samples",
+        "step", "steps", "attempt", "time", "loss", "grad_norm", "lr", "seconds", "data_wait", "tokens_per_s", "samples",
         "shape", "memory", "skipped", "dropped", "comm",
     }  # fmt: skip
 
