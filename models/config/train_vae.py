@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from models.config.autoencoder import AutoencoderConfig
 from models.config.base import Dtype, Positive, Probability, Section
 from models.config.data import DataConfig
-from models.config.running import CheckpointConfig, LogConfig, LossScaleConfig, OptimizerConfig, TaskConfig
+from models.config.running import CheckpointConfig, LogConfig, LossScaleConfig, OptimizerConfig, TaskConfig, one_length
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -69,7 +69,7 @@ class TrainVaeConfig(TaskConfig):
     mixed_strategy: mixed_video_image: a step in ``mixed_image_ratio`` sees single frames; mixed_video_random: every
         step draws how many frames it sees, from 1 to ``data.num_frames``; image_only: single frames.
     recompute: activations of the autoencoder's parts are computed again in the backward pass, those of images in micro
-        batches of ``autoencoder.micro_batch_size`` frames.
+        batches of ``autoencoder.micro_batch_size`` frames. steps, epochs: how long; one of them.
     """
 
     autoencoder: AutoencoderConfig = AutoencoderConfig()
@@ -89,7 +89,8 @@ class TrainVaeConfig(TaskConfig):
     optimizer: OptimizerConfig = OptimizerConfig(lr=1e-5)
     loss_scale: LossScaleConfig = LossScaleConfig(initial=1.0)
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    steps: Positive = 1000
+    steps: Positive | None = 1000
+    epochs: Positive | None = None
     batch_size: Positive = 1
     gradient_accumulation_steps: Positive = 1
     dtype: Dtype = "bf16"
@@ -99,7 +100,7 @@ class TrainVaeConfig(TaskConfig):
 
     @property
     def total_steps(self) -> int:
-        return self.steps
+        return self.steps or 0
 
     @property
     def jit(self) -> str:
@@ -110,6 +111,10 @@ class TrainVaeConfig(TaskConfig):
     def needs_lpips(self) -> bool:
         """Whether the perceptual loss needs weights from files."""
         return self.use_real_rec_loss and self.perceptual_loss_weight > 0 and self.perceptual.type == "lpips"
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainVaeConfig:
+        return one_length(self)
 
     @model_validator(mode="after")
     def _losses(self) -> TrainVaeConfig:
