@@ -44,5 +44,5 @@ def load_state_dict(model: nn.Cell, state: Mapping[str, np.ndarray], strict: boo
     for name, param in model.parameters_and_names():
         value = state.get(name)
         if value is not None and tuple(np.shape(value)) == tuple(param.shape):
-            param.set_data(Tensor(np.ascontiguousarray(value), dtype=param.dtype))
+            param.set_data(Tensor(np.asarray(value, order="C"), dtype=param.dtype))
     return lines

@@ -56,7 +56,7 @@ class Case:
         from mindspore import Tensor  # takes seconds; cases without tensors do without it
 
         value = self.inputs.get(key)
-        return None if value is None else Tensor(np.ascontiguousarray(value))
+        return None if value is None else Tensor(np.asarray(value, order="C"))
 
     def need(self, key: str) -> Tensor:
         """An input as a MindSpore tensor. CaseError where the case has none."""
