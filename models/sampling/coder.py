@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from mindspore import Tensor
 
 from models import vae
 from models.config.sample import SampleConfig
+from models.events import Log
 from models.parallel.mesh import Mesh
 
 
 class Coder:
-    """Pixels to latents and back. Latents are sampled from text without it."""
+    """Pixels to latents and back; ranks that share a sample share this work. Text to latents needs none of it."""
 
-    def __init__(self, config: SampleConfig, root: Path, mesh: Mesh) -> None:
-        self._config, self._root, self._mesh = config, root, mesh
-        self._built: Any = None
+    def __init__(self, config: SampleConfig, root: Path, mesh: Mesh, log: Log) -> None:
+        self._config, self._root, self._mesh, self._log = config, root, mesh, log
+        self._built: vae.Autoencoder | None = None
 
-    def _autoencoder(self) -> Any:
+    def _autoencoder(self) -> vae.Autoencoder:
         if self._built is None:
             assert self._config.autoencoder is not None
-            self._built = vae.build(self._config.autoencoder)
+            self._built = vae.build(self._config.autoencoder, self._mesh.sp_group, self._root)
+            if self._built.note and self._mesh.rank == 0:
+                self._log.info(self._built.note)
         return self._built
 
     def encode(self, x: np.ndarray) -> np.ndarray:

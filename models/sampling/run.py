@@ -49,11 +49,12 @@ class SampleRun:
             prepare_records(self.task.run_dir)
         self.task.world.barrier()
         self.results = Results(self.task.run_dir, self.folder, self.config)
+        self._progress = self._make_progress(0)
         self._banner()
         {"text": self._embed, "latents": self._sample, "all": self._sample, "decode": self._decode}[self.config.stage]()
         # A rank that leaves while another still receives breaks that one's last collective.
         self.task.world.barrier()
-        self.task.report.heartbeat(self.task.step, "done")
+        self.task.report.heartbeat(self._progress.step, "done")
         if self.task.world.rank == 0:
             self.task.report.event("sample_finished", stage=self.config.stage)
         self.task.log.info("sampling finished")
@@ -63,7 +64,7 @@ class SampleRun:
         folder = self.folder / "text"
         requests = self._left(lambda request: text_file(folder, request))
         encoded = Encoded(self._encoder())
-        progress = self._progress(len(requests))
+        progress = self._expect(len(requests))
         for request in requests:
             progress.begin("step")
             start = time.perf_counter()
@@ -86,7 +87,7 @@ class SampleRun:
         engine, coder = self._engine(shape, requests)
         references = References(self.root, (shape.height, shape.width), coder.encode)
         batches = [requests[first : first + config.batch_size] for first in range(0, len(requests), config.batch_size)]
-        progress = self._progress(len(batches) * config.loop * engine.steps + len(requests))
+        progress = self._expect(len(batches) * config.loop * engine.steps + len(requests))
         for batch in batches:
             start = time.perf_counter()
             progress.begin("step")
@@ -132,8 +133,8 @@ class SampleRun:
         left = [found[number] for number in self._agreed(self.results.open(wanted))]
         if not left:
             return
-        coder = Coder(self.config, self.root, self.mesh)
-        progress = self._progress(len(left))
+        coder = self._coder()
+        progress = self._expect(len(left))
         for one in left:
             start = time.perf_counter()
             progress.begin("step")
@@ -178,9 +179,11 @@ class SampleRun:
         texts = self._texts(requests)
         model, what = load_network(self.config, self.source, shape.latent, self.mesh, self.dtype)
         self.task.log.info(what)
-        return Engine(self.config, model, shape, texts, alignment(self.config)), Coder(
-            self.config, self.root, self.mesh
-        )
+        engine = Engine(self.config, model, shape, texts, alignment(self.config))
+        return engine, self._coder()
+
+    def _coder(self) -> Coder:
+        return Coder(self.config, self.root, self.mesh, self.task.log)
 
     def _texts(self, requests: Sequence[Request]) -> Texts:
         config = self.config
@@ -206,7 +209,12 @@ class SampleRun:
             )  # fmt: skip
         return encoder
 
-    def _progress(self, total: int) -> Progress:
+    def _expect(self, total: int) -> Progress:
+        """Progress of a stage of so many steps."""
+        self._progress = self._make_progress(total)
+        return self._progress
+
+    def _make_progress(self, total: int) -> Progress:
         return Progress(self.task.run_dir, self.task.report, self.task.log, self.task.world.device, total)
 
     def _finished(self, path: Path, request: Request, seconds: float, progress: Progress) -> None:
@@ -214,7 +222,7 @@ class SampleRun:
         self._record(path, {"key": self.results.key(request), **_facts(request)}, seconds)
 
     def _record(self, path: Path, facts: dict[str, Any], seconds: float) -> None:
-        self.task.step += 1
+        self.task.step = self._progress.step
         if self.mesh.sp_rank != 0:
             return
         self.results.record(path, {**facts, "seconds": round(seconds, 3), "rank": self.task.world.rank})

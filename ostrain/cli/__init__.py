@@ -16,6 +16,7 @@ COMMANDS = {
     "logs": ("ostrain.cli.logs", "Show or follow the logs of all nodes."),
     "cancel": ("ostrain.cli.cancel", "End every process of a run, and only of it."),
     "resume": ("ostrain.cli.resume", "Start a run that has ended again, from its newest checkpoint."),
+    "sample": ("ostrain.cli.sample", "Sample images and videos from prompts on this machine."),
     "ckpt": ("ostrain.cli.ckpt", "List, verify, export, reshard and compare checkpoints."),
     "rm": ("ostrain.cli.rm", "Delete a run: its directories, its checkpoints, its entry."),
     "render": ("ostrain.cli.render", "Print the files and commands a job compiles to."),
