@@ -12,11 +12,15 @@ from models.exits import BAD_DATA, PayloadError
 
 @dataclass(frozen=True)
 class Row:
-    """One clip with its caption. ``video`` is the path as written, ``line`` where it stands in the file."""
+    """One clip with its caption. ``video`` is the path as written, ``line`` where it stands in the file.
+
+    fps: what a column of that name says, if there is one; counts for cached latents alone.
+    """
 
     video: str
     caption: str
     line: int
+    fps: str = ""
 
 
 def read_annotations(path: Path, video_column: str, caption_column: str | None) -> list[Row]:
@@ -44,6 +48,7 @@ def _rows(path: Path, text: str, video_column: str, caption_column: str | None) 
             names = ",".join(name for name in (video_column, caption_column) if name is not None)
             raise _bad(path, "annotation file is empty", f"give it the header {names}")
         columns = [_column(path, header, name) for name in (video_column, caption_column) if name is not None]
+        rate = next((place for place, field in enumerate(header) if field.strip() == "fps"), None)
         start = reader.line_num + 1
         for fields in reader:
             line, start = start, reader.line_num + 1
@@ -52,7 +57,9 @@ def _rows(path: Path, text: str, video_column: str, caption_column: str | None) 
             if len(fields) <= max(columns) or not fields[columns[0]].strip():
                 what = "row names no video" if len(fields) > max(columns) else "row has too few columns"
                 raise _bad(path, what, "complete or remove the row", f"{len(fields)} of {len(header)} columns", line)
-            rows.append(Row(fields[columns[0]].strip(), fields[columns[1]] if len(columns) > 1 else "", line))
+            caption = fields[columns[1]] if len(columns) > 1 else ""
+            fps = fields[rate].strip() if rate is not None and rate < len(fields) else ""
+            rows.append(Row(fields[columns[0]].strip(), caption, line, fps))
     except csv.Error as error:
         raise _bad(path, "annotation file is not valid CSV", "quote its fields", str(error), reader.line_num) from None
     if not rows:

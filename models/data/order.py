@@ -8,14 +8,14 @@ the next epoch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from models import rng
-from models.data.bucket import Buckets, Shape
+from models.data.bucket import Choice, Draws, Shape
 from models.exits import BAD_DATA, PayloadError
 
 # Epochs in which no clip at all was kept by a bucket before we say so.
@@ -59,6 +59,16 @@ class Order(Protocol):
         """Steps until every clip was seen ``epochs`` times; None where only dealing them out would tell."""
 
 
+class Chooser(Protocol):
+    """A rule on the size of a clip, such as :class:`models.data.bucket.Buckets`."""
+
+    def choose(self, frames: int, height: int, width: int, interval: int, draws: Draws) -> Choice | None:
+        """Shape and batch size of the clip; None to leave it out."""
+
+
+Choose = Callable[[int, Draws], Choice | None]
+
+
 def permutation(seed: int, epoch: int, clips: int) -> np.ndarray:
     return rng.stream(seed, "order", epoch).permutation(clips)
 
@@ -93,12 +103,15 @@ class FixedOrder:
         return self._epochs[epoch]
 
 
-class BucketOrder:
-    """Shapes by bucket. A bucket's batch size counts per rank and micro step; ``replicas`` of them make a step."""
+class DealtOrder:
+    """Shapes clip by clip: a clip is dealt to the shape that ``choose`` gives it, and a step is the first that fills.
 
-    def __init__(self, seed: int, clips: Sequence[ClipSize], buckets: Buckets, interval: int, replicas: int) -> None:
-        self._seed, self._clips, self._buckets = seed, clips, buckets
-        self._interval, self._replicas = interval, replicas
+    choose: number of a clip, and where its draws come from -> its shape and batch size, None to leave it out this time.
+    A batch size counts per rank and micro step; ``replicas`` of them make a step.
+    """
+
+    def __init__(self, seed: int, clips: int, choose: Choose, replicas: int) -> None:
+        self._seed, self._clips, self._choose, self._replicas = seed, clips, choose, replicas
         self._restart()
 
     def batch(self, step: int) -> GlobalBatch:
@@ -132,15 +145,8 @@ class BucketOrder:
         epoch, empty = 0, 0
         while empty < _MAX_EMPTY_EPOCHS:
             kept = 0
-            for place, clip in enumerate(permutation(self._seed, epoch, len(self._clips))):
-                size = self._clips[clip]
-                choice = self._buckets.choose(
-                    size.frames,
-                    size.height,
-                    size.width,
-                    self._interval,
-                    lambda number, epoch=epoch, clip=clip: rng.stream(self._seed, "bucket", epoch, int(clip), number),
-                )
+            for place, clip in enumerate(permutation(self._seed, epoch, self._clips)):
+                choice = self._choose(int(clip), bucket_draws(self._seed, epoch, int(clip)))
                 if choice is None or choice.batch_size == 0:
                     continue
                 kept += 1
@@ -158,6 +164,22 @@ class BucketOrder:
             why="keep probabilities are too small for this many clips",
             next_step="raise the keep probabilities",
         )
+
+
+class BucketOrder(DealtOrder):
+    """Shapes by bucket, or by another rule on the size of a clip."""
+
+    def __init__(self, seed: int, clips: Sequence[ClipSize], buckets: Chooser, interval: int, replicas: int) -> None:
+        def choose(clip: int, draws: Draws) -> Choice | None:
+            size = clips[clip]
+            return buckets.choose(size.frames, size.height, size.width, interval, draws)
+
+        super().__init__(seed, len(clips), choose, replicas)
+
+
+def bucket_draws(seed: int, epoch: int, clip: int) -> Draws:
+    """Where the draws for a clip's bucket come from in an epoch."""
+    return lambda number: rng.stream(seed, "bucket", epoch, clip, number)
 
 
 def slots(global_size: int, rank: int, ranks: int, micro_steps: int) -> list[range]:

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from models.data.npz import UNREADABLE, array_shapes
 from models.exits import BAD_DATA, PayloadError
-
-
-def find_embedding(folder: Path, video: str) -> Path | None:
-    """The file of a clip: ``<video without suffix>.npz``, else ``<video>.npz``, below ``folder``."""
-    relative = Path(video.lstrip("/"))
-    for candidate in (folder / relative.with_suffix(".npz"), folder / relative.parent / f"{relative.name}.npz"):
-        if candidate.is_file():
-            return candidate
-    return None
 
 
 def embedding_problem(path: Path, channels: int) -> str:
     """What is wrong with an embedding file, from its arrays' headers alone; empty when nothing is."""
     try:
-        shapes = _shapes(path)
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        shapes = array_shapes(path)
+    except UNREADABLE as error:
         return f"not a readable npz ({error})"
     missing = [key for key in ("text_emb", "mask") if key not in shapes]
     if missing:
@@ -34,6 +25,16 @@ def embedding_problem(path: Path, channels: int) -> str:
     if mask != text[:1]:
         return f"mask has shape {list(mask)}, text_emb {list(text)}"
     return ""
+
+
+def whole_embedding(path: Path, length: int, channels: int) -> bool:
+    """Whether a file is there and holds an embedding of ``length`` tokens, by its arrays' headers."""
+    try:
+        shapes = array_shapes(path)
+    except UNREADABLE:
+        # Not there, or cut short: it will be made.
+        return False
+    return _squeeze(shapes.get("text_emb", ())) == (length, channels) and _squeeze(shapes.get("mask", ())) == (length,)
 
 
 def read_embedding(path: Path, max_length: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -48,7 +49,7 @@ def read_embedding(path: Path, max_length: int, channels: int) -> tuple[np.ndarr
             with np.load(path, allow_pickle=False) as arrays:
                 text = np.asarray(arrays["text_emb"], np.float32).reshape(-1, channels)[:max_length]
                 mask = np.asarray(arrays["mask"]).reshape(-1)[:max_length]
-        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        except UNREADABLE as error:
             problem = f"not a readable npz ({error})"
     if not problem and not mask.any():
         problem = "its mask leaves no token"
@@ -60,19 +61,6 @@ def read_embedding(path: Path, max_length: int, channels: int) -> tuple[np.ndarr
         )
     padding = max_length - len(text)
     return np.pad(text, ((0, padding), (0, 0))), np.pad((mask != 0).astype(np.int32), (0, padding))
-
-
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    shapes = {}
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            with archive.open(name) as file:
-                version = np.lib.format.read_magic(file)
-                if version not in ((1, 0), (2, 0)):
-                    raise ValueError(f"array format {version} of {name} is unknown")
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shapes[name.removesuffix(".npy")] = read(file)[0]
-    return shapes
 
 
 def _squeeze(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -28,6 +28,9 @@ PLAIN = {
     "mask generator": "masks_prompts",
     "clean_caption": "text_cleaning",
     "sin-cos tables": "sincos",
+    "videoautoencoderkl": "vae2d",
+    "vae_temporal.vae_temporal": "vae_temporal",
+    "videoautoencoderpipeline": "vae_pipeline",
 }
 # Cases that say their kind themselves (README_B.md of the golden data): kind -> its runner.
 NAMED = {
@@ -53,8 +56,8 @@ def kind_of(config: dict[str, Any]) -> str:
         return "trace"
     if "rflow" in low or "schedulers.rf" in low:
         return "rflow"
-    if "stdit3" in low:
-        return "stdit3"
+    if "stdit" in low:
+        return "stdit3" if "stdit3" in low else "stdit"
     if "layers.blocks" in low:
         return "layers"
     if "transforms" in low and "items" in config:
