@@ -1,6 +1,7 @@
 """Recipes: bundled defaults as YAML files that may build on one another (``base: opensora_v1_2/base``).
 
-A recipe is a part of a ``TrainConfig`` as a mapping. Mappings merge key by key, everything else is replaced: lists and
+A recipe is a part of a task's configuration as a mapping; its key ``task`` says which, ``train`` where it is not
+there. Mappings merge key by key, everything else is replaced: lists and
 buckets as a whole. Imports no MindSpore.
 """
 
@@ -16,6 +17,8 @@ import yaml
 from models.config import TrainConfig
 
 FOLDER = Path(__file__).parent / "recipes"
+# Keys of a recipe about the recipe itself.
+ABOUT = frozenset({"base", "task"})
 
 
 class RecipeError(ValueError):
@@ -62,16 +65,25 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def expand(values: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` laid over the recipe it names, as a plain mapping. RecipeError."""
+def recipe_task(name: str) -> str:
+    """The task a recipe is for. RecipeError."""
+    said = [load_recipe(path).get("task") for path in recipe_chain(name)]
+    return next((str(task) for task in reversed(said) if task), "train")
+
+
+def expand(values: Mapping[str, Any], task: str = "train") -> dict[str, Any]:
+    """``values`` of a ``task`` laid over the recipe it names, as a plain mapping. RecipeError."""
     merged: dict[str, Any] = {}
-    for path in recipe_chain(str(values.get("recipe") or "")) if values.get("recipe") else []:
-        merged = merge(merged, {key: value for key, value in load_recipe(path).items() if key != "base"})
+    name = str(values.get("recipe") or "")
+    if name and recipe_task(name) != task:
+        raise RecipeError(f"recipe {name} is one for {recipe_task(name)}, not for {task}")
+    for path in recipe_chain(name) if name else []:
+        merged = merge(merged, {key: value for key, value in load_recipe(path).items() if key not in ABOUT})
     return merge(merged, values)
 
 
 def resolve(values: Mapping[str, Any]) -> TrainConfig:
-    """The configuration that ``values`` and the recipe it names make. RecipeError, pydantic.ValidationError."""
+    """The training that ``values`` and the recipe it names make. RecipeError, pydantic.ValidationError."""
     return TrainConfig.model_validate(expand(values))
 
 

@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from models.config import DataConfig, Section, TrainConfig, unrunnable
+from models.config.tasks import task_of
 from models.data import aspect
 from models.data.bucket import Buckets, Shape
 from models.data.decode import Header
@@ -34,7 +35,7 @@ def read_task_config(path: Path, kind: type[Config]) -> Config:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise _bad(path, "configuration is not a mapping", "")
-        return kind.model_validate(expand(values))
+        return kind.model_validate(expand(values, task_of(kind)))
     except FileNotFoundError:
         raise _bad(path, "configuration does not exist", "", "name it with --config") from None
     except (OSError, UnicodeDecodeError) as error:

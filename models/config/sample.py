@@ -99,7 +99,7 @@ class SampleConfig(TaskConfig):
     @field_validator("prompts", mode="before")
     @classmethod
     def _one_prompt(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
+        return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
     @property
     def version(self) -> str:

@@ -216,10 +216,20 @@ class _Cases:
 
     def job_tree(self, label: str, node: Mapping) -> Mapping:
         """The entry's job. A benchmark writes one checkpoint, at the end, unless the entry says otherwise."""
-        quiet = {"train.checkpoint.every": self.spec.steps, "train.checkpoint.every_epochs": None, "train.log.tensorboard": False, "restart.max": 0}
+        quiet = {
+            "train.checkpoint.every": self.spec.steps,
+            "train.checkpoint.every_epochs": None,
+            "train.log.tensorboard": False,
+            "restart.max": 0,
+        }
         tree = with_values(self.base, quiet, self.base.mark)
         tree = lay_over(tree, located(without(node, *ENTRY_KEYS, *BENCH_KEYS), self.file))
-        forced = {"name": f"{self.spec.name}-{label}", "train.steps": self.spec.steps, "train.epochs": None, "train.log.every": 1}
+        forced = {
+            "name": f"{self.spec.name}-{label}",
+            "train.steps": self.spec.steps,
+            "train.epochs": None,
+            "train.log.every": 1,
+        }
         return with_values(tree, forced, node.mark)
 
     def refused(self, node: Mapping) -> list[Problem]:

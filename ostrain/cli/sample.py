@@ -64,7 +64,7 @@ def sample(
 def _run(values: dict[str, Any], run_dir: Path, workers: int, as_json: bool) -> int:
     from ostrain.local_task import LocalTask, Tail
     from ostrain.progress import progress_for
-    from ostrain.watch import Phase, Step
+    from ostrain.watch import Notice, Phase, Step
 
     task = LocalTask("sample", values, run_dir, workers)
     metrics, records = Tail(run_dir / "metrics" / "rank-0.jsonl"), Tail(run_dir / "samples.jsonl")
@@ -81,7 +81,7 @@ def _run(values: dict[str, Any], run_dir: Path, workers: int, as_json: bool) -> 
             for _ in task.wait():
                 if (now := _phase(run_dir)) not in ("", phase):
                     phase = now
-                    progress.show(Phase(phase))
+                    progress.show(Notice("reading prompts and weights") if now == "loading" else Phase(now))
                 for step in metrics.lines():
                     progress.show(Step(step))
                 tell()

@@ -9,7 +9,12 @@ from pydantic import AfterValidator, Field
 
 from cluster.inventory import NodePath, Python
 from models.config import LayoutConfig, TaskConfig, TrainConfig
+from models.config.cache_latents import CacheLatentsConfig
+from models.config.embed_text import EmbedTextConfig
+from models.config.eval_vae import EvalVaeConfig
+from models.config.sample import SampleConfig
 from models.config.tasks import TASKS
+from models.config.train_vae import TrainVaeConfig
 from models.units import Duration
 from ostrain.environment import Env, Line, Part
 
@@ -53,6 +58,11 @@ class JobSpec(Part):
     master_port: MasterPort = Field("auto", description="the scheduler's port; auto picks a free one at each start")
     layout: LayoutConfig = Field(default_factory=LayoutConfig, description="degrees of parallelism; dp = world / sp")
     train: TrainConfig | None = Field(None, description="what is trained; a recipe and the keys that override it")
+    train_vae: TrainVaeConfig | None = Field(None, description="an autoencoder that is trained")
+    sample: SampleConfig | None = Field(None, description="videos and images that are made from prompts")
+    embed_text: EmbedTextConfig | None = Field(None, description="captions that are embedded")
+    cache_latents: CacheLatentsConfig | None = Field(None, description="clips that are encoded")
+    eval_vae: EvalVaeConfig | None = Field(None, description="an autoencoder that is measured")
     files: dict[Annotated[str, AfterValidator(_file_name)], Line] = Field(
         default_factory=dict, description="name -> path beside the job file; pushed to the nodes as files/<name>"
     )

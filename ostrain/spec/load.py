@@ -107,7 +107,7 @@ def _merged(own: Mapping, overrides: Sequence[Override]) -> tuple[Mapping, list[
     overridden, _ = apply_overrides(own, overrides)
     tree, problems = own, []
     for task in TASKS:
-        recipe, found = load_recipe(find(overridden, (task, "recipe")))
+        recipe, found = load_recipe(find(overridden, (task, "recipe")), task)
         problems += found
         if recipe is not None:
             tree = _on_recipe(tree, task, recipe)

@@ -8,10 +8,11 @@ import pytest
 
 from models import recipe
 from models.config import DataConfig
+from models.config.tasks import TASKS
 from models.data.bucket import Shape
 from models.data.decode import Header
 from models.exits import BAD_CONFIG, PayloadError
-from models.recipe import RecipeError, merge, recipe_chain, recipe_names, resolve
+from models.recipe import RecipeError, expand, merge, recipe_chain, recipe_names, recipe_task, resolve
 from models.settings import fixed_shape, read_config, unfit
 
 
@@ -19,7 +20,10 @@ def test_every_bundled_recipe_is_a_valid_configuration() -> None:
     names = recipe_names()
     assert {"quickstart", "opensora_v1_2/stage1", "opensora_v1_2/stage2", "opensora_v1_2/stage3"} <= set(names)
     for name in names:
-        assert resolve({"recipe": name}).recipe == name
+        kind = TASKS[recipe_task(name)]
+        assert kind.config.model_validate(expand({"recipe": name}, kind.name)).recipe == name
+    with pytest.raises(RecipeError, match="recipe vae/stage1 is one for train_vae, not for train"):
+        resolve({"recipe": "vae/stage1"})
 
 
 def test_stage3_is_the_published_one() -> None:
