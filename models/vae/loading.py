@@ -40,13 +40,17 @@ def load(network: nn.Cell, config: AutoencoderConfig, folder: Path) -> None:
                 set_statistics(target, value, 0.0)
 
 
-def read_weights(path: Path) -> dict[str, np.ndarray]:
-    """Weights by name of a file, a diffusers folder, or a checkpoint ``step-N``. PayloadError."""
+def read_weights(path: Path, discriminator: bool = False) -> dict[str, np.ndarray]:
+    """Weights by name of a file, a diffusers folder, or a checkpoint ``step-N``. PayloadError.
+
+    discriminator: with that of adversarial training, which checkpoints may hold beside the autoencoder.
+    """
     # It knows the training step, which knows this module.
     from models.checkpoint.state import weights_of
 
     inside = [path / name for name in _FILES if (path / name).is_file()]
-    return weights_of(inside[0] if inside else path)
+    weights = weights_of(inside[0] if inside else path)
+    return {name: value for name, value in weights.items() if discriminator or not name.startswith("discriminator.")}
 
 
 def whole_names(weights: Mapping[str, np.ndarray], network: nn.Cell) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ from mindspore import ops as P
 
 from models.config.train_vae import TrainVaeConfig
 from models.layers.linear import as_dtype
+from models.vae.again import run_again
 from models.vae.autoencoder_kl import VideoAutoencoderKL, as_rows, as_video
 from models.vae.distribution import divergence, draw
 from models.vae.losses import nll, per_clip
@@ -32,7 +33,7 @@ class Objective:
     def __init__(self, config: TrainVaeConfig, network: Network, distance: LPIPS | None, dtype: str) -> None:
         """distance: of frames, None for no perceptual loss. dtype: what the network computes in."""
         self.config, self.network, self.distance, self.dtype = config, network, distance, as_dtype(dtype)
-        self._run: Runner = ms.recompute if config.recompute else _call
+        self._run: Runner = run_again if config.recompute else _call
         # Without recomputation pieces would save nothing: they are for memory alone.
         self._micro = config.autoencoder.micro_batch_size if config.recompute else None
 
