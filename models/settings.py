@@ -50,7 +50,9 @@ def read_task_config(path: Path, kind: type[Config]) -> Config:
 
 
 def fixed_shape(data: DataConfig) -> Shape | None:
-    """The one shape of all samples, or None where buckets choose. ``image_size`` and ``resolution`` win over buckets.
+    """The one shape of all samples, or None where buckets, cached latents or ``max_image_size`` choose.
+
+    ``image_size`` and ``resolution`` win over buckets.
 
     PayloadError(BAD_CONFIG) where nothing says how large samples are.
     """
@@ -62,6 +64,8 @@ def fixed_shape(data: DataConfig) -> Shape | None:
         if data.bucket_config is not None:
             Buckets(data.bucket_config)
             return None
+        if data.latents or data.max_image_size is not None:
+            return None
     except KeyError as error:
         raise PayloadError(
             BAD_CONFIG, str(error.args[0]), where="train.data", next_step="correct the resolution"
@@ -70,7 +74,7 @@ def fixed_shape(data: DataConfig) -> Shape | None:
         BAD_CONFIG,
         "nothing says how large samples are",
         where="train.data",
-        next_step="set image_size, or resolution with aspect_ratio, or bucket_config",
+        next_step="set image_size, or resolution with aspect_ratio, or bucket_config, or max_image_size",
     )
 
 

@@ -14,10 +14,11 @@ from models.checkpoint.restore import restore
 from models.checkpoint.saver import Saved, Saver
 from models.config import CheckpointConfig, TrainConfig
 from models.data.batch import Failure, SampleBuilder
-from models.data.bucket import Buckets, Shape
+from models.data.bucket import Shape
 from models.data.catalogue import Catalogue, build_catalogue
+from models.data.choosing import check_latents, common_shape, make_order, unfit_rule
 from models.data.loader import Builder, Loader, StepData
-from models.data.order import BucketOrder, ClipSize, FixedOrder, Order
+from models.data.order import Order
 from models.events import Log, Reporter
 from models.exits import BAD_DATA, NOT_FINITE, PayloadError
 from models.length import Length
@@ -25,8 +26,10 @@ from models.metrics import MetricsFile, StepMetrics, TensorBoard, peak_memory
 from models.optim import learning_rate
 from models.parallel.mesh import Mesh
 from models.parallel.world import World, host_threads
-from models.settings import fixed_shape, unfit
+from models.settings import fixed_shape
 from models.step import StepResult, TrainStep
+from models.text import build as build_text_encoder
+from models.text.online import OnlineText, Texts
 
 # Steps in a row that may be dropped before the run ends.
 MAX_DROPPED = 10
@@ -49,6 +52,7 @@ class Trainer:
         self.report.heartbeat(0, "loading")
         shape = fixed_shape(self.config.data)
         catalogue = self._catalogue(shape)
+        shape = shape or common_shape(self.config, catalogue.clips)
         self.train = self._make_step(shape)
         self.order = self._make_order(catalogue, shape)
         self.length = Length(self.config, self.order)
@@ -76,8 +80,16 @@ class Trainer:
         return _order(self.config, self.world, catalogue, shape)
 
     def _make_catalogue(self, shape: Shape | None) -> Catalogue:
-        data = self.config.data
-        return build_catalogue(data, self.run_dir, self.world, self.config.model.caption_channels, unfit(data, shape))
+        config = self.config
+        check_latents(config, self.run_dir)
+        return build_catalogue(
+            config.data,
+            self.run_dir,
+            self.world,
+            config.model.caption_channels,
+            unfit_rule(config, shape),
+            online=config.text is not None,
+        )
 
     def _make_builder(self, catalogue: Catalogue) -> Builder:
         flow = self.train.flow
@@ -86,7 +98,14 @@ class Trainer:
             draw = random.standard_normal() if flow.draw_kind == "normal" else random.random()
             return float(flow.draw_timesteps([draw], [shape.frames], [shape.height], [shape.width])[0])
 
-        return SampleBuilder(self.config, catalogue.clips, timestep)
+        return SampleBuilder(self.config, catalogue.clips, timestep, self._texts())
+
+    def _texts(self) -> Texts | None:
+        """Who embeds captions while training; None where they lie embedded."""
+        config = self.config
+        if config.text is None or config.data.text_embeddings:
+            return None
+        return OnlineText(build_text_encoder(config.text, self.run_dir, self.log.warning), config.text.cache)
 
     def _catalogue(self, shape: Shape | None) -> Catalogue:
         catalogue = self._make_catalogue(shape)
@@ -319,11 +338,7 @@ class Trainer:
 
 def _order(config: TrainConfig, world: World, catalogue: Catalogue, shape: Shape | None) -> Order:
     replicas = world.size // config.layout.sp * config.gradient_accumulation_steps
-    if shape is not None:
-        return FixedOrder(config.seed, len(catalogue.clips), shape, config.batch_size * replicas)
-    sizes = [ClipSize(clip.header.frames, clip.header.height, clip.header.width) for clip in catalogue.clips]
-    buckets = Buckets(config.data.bucket_config or {})
-    return BucketOrder(config.seed, sizes, buckets, config.data.frame_interval, replicas)
+    return make_order(config, replicas, catalogue.clips, shape)
 
 
 def _interval(config: CheckpointConfig) -> str:

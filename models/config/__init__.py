@@ -17,6 +17,7 @@ from models.config.running import (
     OptimizerConfig,
     TaskConfig,
 )
+from models.config.text import TextConfig
 from models.config.train import MASK_NAMES, TrainConfig, unrunnable
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "SpatialConfig",
     "TaskConfig",
     "TemporalConfig",
+    "TextConfig",
     "TilingConfig",
     "TrainConfig",
     "unrunnable",

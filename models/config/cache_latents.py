@@ -32,7 +32,7 @@ class CacheLatentsConfig(TaskConfig):
     videos: str = ""
     out: str = ""
     video_column: str = "video"
-    image_sizes: list[tuple[Positive, Positive]] = Field(default_factory=list)
+    image_sizes: tuple[tuple[Positive, Positive], ...] = ()
     transform: Transform = "crop_resize"
     max_image_size: Positive | None = None
     multiple: Positive = 16

@@ -20,10 +20,11 @@ class DataConfig(Section):
     annotations: CSV with a header holding ``video_column`` and ``caption_column``.
     text_embeddings: folder of ``<video path without suffix>.npz`` (or ``<video path>.npz``) with ``text_emb``
         float32 [L, caption_channels] and ``mask`` uint8 [L].
-    latents: folder of cached latents in place of videos: ``<video path without suffix>.npz`` (models/data/latents.py), or
-        folders ``latent_<height>x<width>`` of those, of which each use of a clip takes one by lot. Sizes are those of the
-        latents unless one is set; buckets decide on frames and batch sizes alone.
-    max_image_size: clips keep their aspect ratio; height x width is at most its square, multiples of what a token covers.
+    latents: folder of cached latents in place of videos (models/data/latents.py): ``<video path without suffix>.npz``,
+        or folders ``latent_<height>x<width>`` of those, of which each use of a clip takes one by lot. Sizes are those
+        of the latents unless one is set; buckets decide on frames and batch sizes alone.
+    max_image_size: clips keep their aspect ratio; height x width is at most its square, and sides are multiples of what
+        a token covers.
     image_size: fixed (height, width) in pixels; or ``resolution`` with ``aspect_ratio``; or ``bucket_config``.
     num_frames, frame_interval: with a fixed size; frames drawn every ``frame_interval`` frames from a random start.
     workers, prefetch: threads that decode, steps they run ahead. cache: bytes of resized frames a worker keeps.

@@ -10,8 +10,10 @@ from models.config.autoencoder import AutoencoderConfig
 from models.config.base import Dtype, Positive, Probability
 from models.config.data import DataConfig
 from models.config.diffusion import DiffusionConfig
+from models.config.inputs import latent_problems, text_problems
 from models.config.model import ModelConfig
 from models.config.running import CheckpointConfig, LogConfig, LossScaleConfig, OptimizerConfig, TaskConfig, one_length
+from models.config.text import TextConfig
 from models.config.together import contradictions
 
 MASK_NAMES = (
@@ -24,12 +26,14 @@ class TrainConfig(TaskConfig):
     """Everything the payload needs to train.
 
     recompute: activations of blocks are computed again in the backward pass: true of all, false of none, n of every
-    n-th one. steps, epochs: how long; passes over the data where ``epochs`` is set, which wants ``steps: null``.
+    n-th one. text: who embeds captions during training, where data.text_embeddings does not say that they are embedded
+    already. steps, epochs: how long; passes over the data where ``epochs`` is set, which wants ``steps: null``.
     """
 
     model: ModelConfig = ModelConfig()
     init_from: str | None = None
     autoencoder: AutoencoderConfig = AutoencoderConfig()
+    text: TextConfig | None = None
     data: DataConfig = DataConfig()
     mask_ratios: dict[str, Probability] | None = None
     diffusion: DiffusionConfig = DiffusionConfig()
@@ -79,6 +83,8 @@ def unrunnable(config: TrainConfig) -> list[tuple[tuple[str, ...], str]]:
     if config.autoencoder.type != "identity":
         found.append((("autoencoder", "type"), "this version of the payload trains on pixels; set type to identity"))
     found += contradictions(config.model, config.diffusion, config.data, config.mask_ratios)
+    found += text_problems(config.text, config.data, config.model)
+    found += latent_problems(config.data, config.autoencoder, config.model)
     layout = config.layout
     if config.jit == "on" and (layout.sp > 1 or layout.zero == 3):
         what = f"sp {layout.sp}" if layout.sp > 1 else "zero 3"

@@ -15,14 +15,16 @@ Found = Iterator[tuple[str, str]]
 
 def data_problems(train: TrainConfig) -> list[tuple[str, str]]:
     """(path below ``train``, message) of everything that does not fit together."""
-    return [*_paths(train.data), *_channels(train), *_sizes(train.data), *_buckets(train.data)]
+    return [*_paths(train), *_channels(train), *_sizes(train.data), *_buckets(train.data)]
 
 
-def _paths(data: DataConfig) -> Found:
+def _paths(train: TrainConfig) -> Found:
+    data = train.data
     if not data.annotations:
         yield "data.annotations", "train.data.annotations is missing: the CSV that lists clips and captions"
-    if not data.text_embeddings:
-        yield "data.text_embeddings", "train.data.text_embeddings is missing: the folder of the captions' embeddings"
+    if not data.text_embeddings and train.text is None:
+        message = "train.data.text_embeddings is missing: the folder of the captions' embeddings"
+        yield "data.text_embeddings", f"{message} (or train.text, which makes them while it trains)"
 
 
 def _channels(train: TrainConfig) -> Found:
@@ -40,9 +42,10 @@ def _sizes(data: DataConfig) -> Found:
         "data.image_size": data.image_size is not None,
         "data.resolution": data.resolution is not None or data.aspect_ratio is not None,
         "data.bucket_config": data.bucket_config is not None,
+        "data.max_image_size": data.max_image_size is not None,
     }
     given = [path for path, is_given in ways.items() if is_given]
-    if not given:
+    if not given and not data.latents:
         yield "data", "says no size of clips: give image_size, or resolution with aspect_ratio, or bucket_config"
     if len(given) > 1:
         said = " and ".join(path.removeprefix("data.") for path in given)
@@ -97,6 +100,8 @@ class Load:
 def loads(train: TrainConfig) -> list[Load]:
     """Every shape of batch that ``train.data`` brings about, with the place that asks for it."""
     data = train.data
+    if data.bucket_config is None and data.image_size is None and data.resolution is None:
+        return []  # clips or their latents have sizes of their own
     if data.bucket_config is None:
         size = data.image_size or image_size(data.resolution or "", data.aspect_ratio or "")
         path = "data.image_size" if data.image_size else "data.resolution"
