@@ -14,6 +14,8 @@ from ostrain.cli.schema import schema
 from ostrain.spec.document import load_document, plain
 from ostrain.spec.resources import bundled_jobs, job_names
 
+DOCS = Path(__file__).parents[2] / "docs"
+
 
 def printed(*options: str) -> dict[str, Any]:
     result = CliRunner().invoke(schema, list(options), standalone_mode=False)
@@ -80,13 +82,19 @@ def test_every_key_of_jobs_and_inventories_is_described(options: tuple[str, ...]
 
 
 def test_the_reference_explains_every_key() -> None:
-    text = (Path(__file__).parents[2] / "docs/jobs.md").read_text(encoding="utf-8")
+    text = "".join((DOCS / name).read_text(encoding="utf-8") for name in ("jobs.md", "keys.md"))
     for options in ((), ("--inventory",)):
         document = printed(*options)
         for part in [document, *document["$defs"].values()]:
             for key in part.get("properties", {}):
-                assert re.search(rf"`{key}`", text), f"docs/jobs.md does not explain `{key}`"
+                assert re.search(rf"`{key}`", text), f"docs/jobs.md and docs/keys.md do not explain `{key}`"
+
+
+def test_the_page_of_keys_is_the_one_that_is_printed() -> None:
+    result = CliRunner().invoke(schema, ["--markdown"], standalone_mode=False)
+    assert (DOCS / "keys.md").read_text(encoding="utf-8") == result.output, "ostrain schema --markdown > docs/keys.md"
 
 
 def test_recipes_are_offered() -> None:
+    assert printed()["$defs"]["TrainVaeConfig"]["properties"]["recipe"]["examples"][0] == "vae/base"
     assert "quickstart" in printed()["$defs"]["TrainConfig"]["properties"]["recipe"]["examples"]
