@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from models.config.sample import SampleConfig, sample_problems
-from models.recipe import recipe_names
+from models.recipe import recipe_names, recipe_task
 from ostrain.errors import OstrainError, SpecError
 from ostrain.spec.document import DocumentError, Mapping, Scalar, find, load_document, plain, value_mark
 from ostrain.spec.merge import merge_train
@@ -31,7 +31,7 @@ def load_sample(named: str | None, overrides: Sequence[str]) -> tuple[SampleConf
     tree = _document(named)
     overridden, found = apply_overrides(tree, parsed)
     problems += found
-    recipe, found = load_recipe(find(overridden, ("recipe",)))
+    recipe, found = load_recipe(find(overridden, ("recipe",)), "sample")
     problems += found
     if recipe is not None:
         tree, _ = apply_overrides(merge_train(recipe, tree), parsed)
@@ -52,6 +52,10 @@ def override(key: str, value: Any) -> str:
     return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
+def _sample_recipes() -> list[str]:
+    return [name for name in recipe_names() if recipe_task(name) == "sample"]
+
+
 def _count(problems: Sequence[Problem]) -> str:
     return f"{len(problems)} problem{'s' if len(problems) != 1 else ''} in what is to be sampled"
 
@@ -64,7 +68,7 @@ def _document(named: str | None) -> Mapping:
         return Mapping({"recipe": Scalar(named, nowhere, named)}, nowhere, {"recipe": nowhere})
     file = find_job(Path(named))
     if file is None:
-        names = [name for name in recipe_names() if "sample" in name]
+        names = _sample_recipes()
         raise OstrainError(
             f"there is no configuration or recipe {named}{did_you_mean(named, names)}",
             why=f"bundled recipes of sampling: {', '.join(names)}",

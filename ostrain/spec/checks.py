@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cluster.inventory import Inventory
 from models.config import TrainConfig, unrunnable
+from models.config.sample import sample_problems
 from models.config.tasks import TASKS
 from ostrain.layout import Layout
 from ostrain.spec.data_checks import data_problems, memory_problems
@@ -55,6 +56,9 @@ def check_all(facts: Facts) -> list[Problem]:
         (_files, ("files", facts.job.task)),
     )
     found = [problem for check, needs in checks if facts.sound(*needs) for problem in check(facts)]
+    sample = facts.job.sample
+    if sample is not None and facts.sound("sample"):
+        found += [facts.problem(f"sample.{'.'.join(path)}", why) for path, why in sample_problems(sample)]
     train = facts.job.train
     if train is None:
         return found
