@@ -34,18 +34,18 @@ class _Again(nn.Cell):
     def __init__(self, function: Callable[..., Any], params: Sequence[Parameter], count: int) -> None:
         super().__init__(auto_prefix=False)
         # Past Cell's own attributes: these parameters belong to the network.
-        object.__setattr__(self, "_function", function)
-        object.__setattr__(self, "_params", params)
+        object.__setattr__(self, "_of_tensors", function)
+        object.__setattr__(self, "_used", params)
         self._count = count
         self._gradient = P.GradOperation(get_all=True, get_by_list=bool(params), sens_param=True)
 
     def construct(self, *inputs: Tensor) -> Any:
-        return self._function(*inputs[: self._count])
+        return self._of_tensors(*inputs[: self._count])
 
     def bprop(self, *values: Any) -> tuple[Tensor, ...]:
         # Copies without a past: the inner pass must not add its gradients to what the outer one keeps of the inputs.
         tensors, dout = [P.stop_gradient(value) for value in values[: self._count]], values[-1]
-        if not self._params:
-            return tuple(self._gradient(self._function)(*tensors, dout))
-        of_tensors, of_params = self._gradient(self._function, ParameterTuple(self._params))(*tensors, dout)
+        if not self._used:
+            return tuple(self._gradient(self._of_tensors)(*tensors, dout))
+        of_tensors, of_params = self._gradient(self._of_tensors, ParameterTuple(self._used))(*tensors, dout)
         return (*of_tensors, *of_params)

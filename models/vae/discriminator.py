@@ -65,6 +65,8 @@ class PatchDiscriminator(nn.Cell):
             self.main.add(place + 1, BatchNorm(wider))
             place, width = place + step, wider
         self.main.add(place, self._convolution(about, width, 1, (1, 1, 1), bias=True))
+        for name, param in self.parameters_and_names():
+            param.name = name  # layers added by number do not get their prefix
 
     def _convolution(
         self, about: _Kind, in_channels: int, out_channels: int, stride: tuple[int, int, int], bias: bool
