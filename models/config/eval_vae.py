@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from models.config.autoencoder import AutoencoderConfig
-from models.config.base import Dtype, Positive
+from models.config.base import Positive
 from models.config.running import TaskConfig
 from models.config.train_vae import ClipsConfig, PerceptualConfig
 
@@ -28,7 +28,6 @@ class EvalVaeConfig(TaskConfig):
     ema: Literal["auto", "yes", "no"] = "auto"
     data: ClipsConfig = ClipsConfig(num_frames=17)
     sample: bool = False
-    dtype: Dtype = "fp32"
     perceptual: PerceptualConfig | None = None
     ssim: Literal["gaussian", "uniform"] = "gaussian"
     save: bool = False

@@ -17,6 +17,7 @@ COMMANDS = {
     "cancel": ("ostrain.cli.cancel", "End every process of a run, and only of it."),
     "resume": ("ostrain.cli.resume", "Start a run that has ended again, from its newest checkpoint."),
     "sample": ("ostrain.cli.sample", "Sample images and videos from prompts on this machine."),
+    "eval": ("ostrain.cli.evaluate", "Measure an autoencoder: PSNR, SSIM and LPIPS of its reconstructions."),
     "ckpt": ("ostrain.cli.ckpt", "List, verify, export, reshard and compare checkpoints."),
     "rm": ("ostrain.cli.rm", "Delete a run: its directories, its checkpoints, its entry."),
     "render": ("ostrain.cli.render", "Print the files and commands a job compiles to."),
