@@ -24,17 +24,15 @@ def by_step(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def summary(records: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """Rows (what, value) of the closing table; ``records`` one a step."""
-    losses = [record["loss"] for record in records]
-    first, last = statistics.fmean(losses[:WINDOW]), statistics.fmean(losses[-WINDOW:])
+    losses = [record["loss"] for record in records if record.get("loss") is not None]
     # The first step of each attempt compiles; the median does not care, the spread would.
     seconds = [record["seconds"] for record in records]
     rows = [
         ("steps", str(records[-1]["step"])),
         ("seconds per step (median)", f"{statistics.median(seconds):.3f}"),
-        (f"first loss (mean of {min(WINDOW, len(losses))} steps)", f"{first:.4f}"),
-        (f"last loss (mean of {min(WINDOW, len(losses))} steps)", f"{last:.4f}"),
-        ("change of loss", f"{(last / first - 1) * 100:+.1f} %" if first else "-"),
     ]
+    if losses:
+        rows += _change(losses)
     waits = [record["data_wait"] for record in records if record.get("data_wait") is not None]
     if waits:
         rows.append(("data wait (median)", f"{statistics.median(waits):.3f} s"))
@@ -42,6 +40,15 @@ def summary(records: list[dict[str, Any]]) -> list[tuple[str, str]]:
     if rates:
         rows.append(("tokens per second (median)", f"{statistics.median(rates):,.0f}"))
     return rows
+
+
+def _change(losses: list[float]) -> list[tuple[str, str]]:
+    first, last = statistics.fmean(losses[:WINDOW]), statistics.fmean(losses[-WINDOW:])
+    return [
+        (f"first loss (mean of {min(WINDOW, len(losses))} steps)", f"{first:.4f}"),
+        (f"last loss (mean of {min(WINDOW, len(losses))} steps)", f"{last:.4f}"),
+        ("change of loss", f"{(last / first - 1) * 100:+.1f} %" if first else "-"),
+    ]
 
 
 def draw_loss(records: list[dict[str, Any]], title: str, path: Path) -> None:
@@ -55,8 +62,8 @@ def draw_loss(records: list[dict[str, Any]], title: str, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    steps = [record["step"] for record in records]
-    losses = [record["loss"] for record in records]
+    shown = [record for record in records if record.get("loss") is not None]
+    steps, losses = [record["step"] for record in shown], [record["loss"] for record in shown]
     means = [statistics.fmean(losses[max(0, i - WINDOW + 1) : i + 1]) for i in range(len(losses))]
     figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120)
     axes.plot(steps, losses, color="#9db7d5", linewidth=1, label="loss of each step")

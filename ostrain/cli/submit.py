@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -51,7 +52,7 @@ def submit(
             else:
                 click.echo(run.run_id)
             if follow:
-                return watch_to_the_end(store, backend, run, report)
+                return watch_to_the_end(store, backend, run, report, tell=say if as_json else click.echo)
     say(next_commands(after_submit(run.run_id)))
     return int(ExitCode.OK)
 
@@ -76,8 +77,13 @@ def after_submit(run_id: str) -> list[tuple[str, str]]:
     ]
 
 
-def watch_to_the_end(store: Store, backend: Backend, run: Run, report: Path | None) -> int:
-    """Show a run until it has ended; then its table, its loss curve and what to do next. Returns its exit code."""
+def watch_to_the_end(
+    store: Store, backend: Backend, run: Run, report: Path | None, tell: Callable[[str], None] = click.echo
+) -> int:
+    """Show a run until it has ended; then its table, its loss curve and what to do next. Returns its exit code.
+
+    tell: where the table goes; not to standard output where that is for other data.
+    """
     from ostrain.progress import progress_for
     from ostrain.watch import Step, settle, watch
 
@@ -92,14 +98,16 @@ def watch_to_the_end(store: Store, backend: Backend, run: Run, report: Path | No
     except KeyboardInterrupt:
         say(f"\nstopped watching; the run goes on\n{next_commands(after_submit(run.run_id))}")
         return int(ExitCode.INTERRUPTED)
-    _close(run, told, records, report or state_dir() / "reports" / run.run_id)
+    _close(run, told, records, report or state_dir() / "reports" / run.run_id, tell)
     if not told.state.final:
         say("the nodes stopped answering before the run's end was seen")
         return int(ExitCode.UNREACHABLE)
     return told.exit_code
 
 
-def _close(run: Run, told: RunStatus, records: list[dict[str, object]], folder: Path) -> None:
+def _close(
+    run: Run, told: RunStatus, records: list[dict[str, object]], folder: Path, tell: Callable[[str], None]
+) -> None:
     """The last words on a run that was watched."""
     from ostrain.report import by_step, draw_loss, summary
 
@@ -108,9 +116,10 @@ def _close(run: Run, told: RunStatus, records: list[dict[str, object]], folder: 
         say(f"  {fault_title(told.fault)}")
         for line in fault_message(told.fault):
             say(f"  {line}")
-    if records:
-        rows = by_step(records)
-        click.echo(table(summary(rows), ("", "")))
+    rows = by_step(records)
+    if rows:
+        tell(table(summary(rows), ("", "")))
+    if any(row.get("loss") is not None for row in rows):
         try:
             draw_loss(rows, run.run_id, folder / "loss.png")
             say(f"loss curve: {folder / 'loss.png'}")

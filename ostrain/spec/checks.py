@@ -12,6 +12,7 @@ from cluster.inventory import Inventory
 from models.config import TrainConfig, unrunnable
 from models.config.sample import sample_problems
 from models.config.tasks import TASKS
+from models.config.train_vae import unrunnable_vae
 from ostrain.layout import Layout
 from ostrain.spec.data_checks import data_problems, memory_problems
 from ostrain.spec.document import Mapping, key_mark, value_mark
@@ -215,8 +216,9 @@ def runnable_problems(loaded: LoadedJob) -> list[Problem]:
             found.append(Problem(loaded.mark("files", name), f"{path} does not exist"))
         elif not os.access(path, os.R_OK):
             found.append(Problem(loaded.mark("files", name), f"{path} cannot be read"))
-    for where, why in unrunnable(loaded.job.train) if loaded.job.train is not None else ():
-        found.append(Problem(loaded.mark("train", *where), why))
+    train, train_vae = loaded.job.train, loaded.job.train_vae
+    said = unrunnable(train) if train is not None else unrunnable_vae(train_vae) if train_vae is not None else []
+    found += [Problem(loaded.mark(loaded.job.task, *where), why) for where, why in said]
     return found
 
 

@@ -1,0 +1,1 @@
+"""Data sets before training: annotations made, checked and counted; captions and clips encoded ahead."""
