@@ -16,8 +16,8 @@ class EvalVaeConfig(TaskConfig):
     data.annotations: a CSV, or empty: all clips and pictures in the folder ``data.videos``. data.num_frames: frames of
         a clip from its start, every ``frame_interval``-th; shorter clips are taken as they are. data.image_size: None
         keeps a clip's own size, cut to whole latents.
-    weights: a file or a checkpoint ``step-N`` in the place of ``autoencoder.pretrained``; ema: its averages, if it has
-        any; auto: if it has them.
+    weights: a file, a checkpoint ``step-N`` or a run directory, in the place of ``autoencoder.pretrained``; ema: the
+        averages of a checkpoint that has any.
     sample: latents are drawn from the posterior (with ``seed``), not its means.
     perceptual: None measures no LPIPS. ssim: gaussian (Open-Sora's) or uniform (scikit-image's).
     save: reconstructions beside their clips as files. limit: clips at most.
@@ -25,7 +25,7 @@ class EvalVaeConfig(TaskConfig):
 
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     weights: str | None = None
-    ema: Literal["auto", "yes", "no"] = "auto"
+    ema: bool = True
     data: ClipsConfig = ClipsConfig(num_frames=17)
     sample: bool = False
     perceptual: PerceptualConfig | None = None

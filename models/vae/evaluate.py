@@ -21,7 +21,7 @@ from models.data.annotations import read_annotations
 from models.data.decode import IMAGE_SUFFIXES, DecodeError, read_frames, read_header
 from models.data.sharing import Counter, share
 from models.data.transforms import resize_crop_to_fill_image, resize_crop_to_fill_video
-from models.exits import BAD_CHECKPOINT, BAD_DATA, PayloadError
+from models.exits import BAD_DATA, PayloadError
 from models.files import append, write_atomic
 from models.sampling.weights import Source, find_weights, read_weights
 from models.sampling.writers import to_bytes, write_result
@@ -183,14 +183,7 @@ def load_autoencoder(config: EvalVaeConfig, run_dir: Path) -> tuple[Autoencoder,
             error.exit_code, error.what, where=error.where, why=error.why, next_step="correct weights"
         ) from None
     own = _described(config.autoencoder, source)
-    weights, about = read_weights(source, config.ema != "no")
-    if config.ema == "yes" and not about.startswith("moving averages"):
-        raise PayloadError(
-            BAD_CHECKPOINT,
-            "there are no moving averages to measure",
-            where=str(source.path),
-            next_step="set ema to auto or no, or name a checkpoint of a training with ema_decay",
-        )
+    weights, about = read_weights(source, config.ema)
     network = build_network(own, seed=0)
     weights = {name: value for name, value in weights.items() if not name.startswith("discriminator.")}
     fill(network, whole_names(weights, network), source.path)
