@@ -22,6 +22,8 @@ REPO = Path(__file__).resolve().parents[2]
 OWN = REPO / "tests" / "data" / "golden"
 SHARED = REPO.parent / "shared" / "golden"
 KINDS = (
+    "01_stdit_v1_0",
+    "02_stdit2_v1_1",
     "03_stdit3_v1_2",
     "03b_stdit3_options",
     "05_rflow_v1_2",
@@ -36,6 +38,11 @@ KINDS = (
     "08e_sincos_v1_0",
     "09_train_trace",
     "10_transforms",
+    "b_09_discriminator",
+    "b_09_gan_losses",
+    "b_09_lpips",
+    "b_09_psnr_ssim",
+    "b_09_vae_loss",
 )
 CASES = sorted(path for path in OWN.iterdir() if path.is_dir())
 CASES += [SHARED / name for name in KINDS if (SHARED / name).is_dir()]
