@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,14 +24,45 @@ class Row:
     fps: str = ""
 
 
+@dataclass(frozen=True)
+class Table:
+    """A CSV with a header: names of its columns, and (line, fields) of its rows, empty lines left out."""
+
+    path: Path
+    header: tuple[str, ...]
+    rows: tuple[tuple[int, tuple[str, ...]], ...]
+
+    def column(self, name: str) -> int:
+        """Place of a column. PayloadError(BAD_DATA) names those that are there."""
+        return _column(self.path, list(self.header), name)
+
+
 def read_annotations(path: Path, video_column: str, caption_column: str | None) -> list[Row]:
     """Rows of ``path``, with empty captions where ``caption_column`` is None.
 
     PayloadError(BAD_DATA) names file, line and column of what is wrong.
     """
+    names = [name for name in (video_column, caption_column) if name is not None]
+    table = read_table(path, names)
+    columns = [table.column(name) for name in names]
+    rate = table.header.index("fps") if "fps" in table.header else None
+    rows = []
+    for line, fields in table.rows:
+        if len(fields) <= max(columns) or not fields[columns[0]].strip():
+            what = "row names no video" if len(fields) > max(columns) else "row has too few columns"
+            why = f"{len(fields)} of {len(table.header)} columns"
+            raise _bad(path, what, "complete or remove the row", why, line)
+        caption = fields[columns[1]] if len(columns) > 1 else ""
+        fps = fields[rate].strip() if rate is not None and rate < len(fields) else ""
+        rows.append(Row(fields[columns[0]].strip(), caption, line, fps))
+    return rows
+
+
+def read_table(path: Path, expected: Sequence[str]) -> Table:
+    """The whole CSV. expected: columns to advise where it is empty. PayloadError(BAD_DATA) as above."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            return _rows(path, file.read(), video_column, caption_column)
+            return _table(path, file.read(), expected)
     except FileNotFoundError:
         raise _bad(path, "annotation file does not exist", "write its path in data.annotations") from None
     except UnicodeDecodeError as error:
@@ -39,32 +71,26 @@ def read_annotations(path: Path, video_column: str, caption_column: str | None) 
         raise _bad(path, "annotation file cannot be read", "check its permissions", error.strerror or "") from None
 
 
-def _rows(path: Path, text: str, video_column: str, caption_column: str | None) -> list[Row]:
+def _table(path: Path, text: str, expected: Sequence[str]) -> Table:
     reader = csv.reader(text.splitlines(keepends=True), strict=True)
     rows = []
     try:
         header = next(reader, None)
         if not header:
-            names = ",".join(name for name in (video_column, caption_column) if name is not None)
-            raise _bad(path, "annotation file is empty", f"give it the header {names}")
-        columns = [_column(path, header, name) for name in (video_column, caption_column) if name is not None]
-        rate = next((place for place, field in enumerate(header) if field.strip() == "fps"), None)
+            raise _bad(path, "annotation file is empty", f"give it the header {','.join(expected)}")
+        table = Table(path, tuple(field.strip() for field in header), ())
+        for name in expected:
+            table.column(name)
         start = reader.line_num + 1
         for fields in reader:
             line, start = start, reader.line_num + 1
-            if not fields:
-                continue
-            if len(fields) <= max(columns) or not fields[columns[0]].strip():
-                what = "row names no video" if len(fields) > max(columns) else "row has too few columns"
-                raise _bad(path, what, "complete or remove the row", f"{len(fields)} of {len(header)} columns", line)
-            caption = fields[columns[1]] if len(columns) > 1 else ""
-            fps = fields[rate].strip() if rate is not None and rate < len(fields) else ""
-            rows.append(Row(fields[columns[0]].strip(), caption, line, fps))
+            if fields:
+                rows.append((line, tuple(fields)))
     except csv.Error as error:
         raise _bad(path, "annotation file is not valid CSV", "quote its fields", str(error), reader.line_num) from None
     if not rows:
         raise _bad(path, "annotation file holds no clips", "add rows below the header")
-    return rows
+    return Table(path, table.header, tuple(rows))
 
 
 def _column(path: Path, header: list[str], name: str) -> int:

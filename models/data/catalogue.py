@@ -87,7 +87,7 @@ def build_catalogue(
             )
     annotations = run_dir / config.annotations
     rows = read_annotations(annotations, config.video_column, config.caption_column if channels is not None else None)
-    source = _Latents(config, run_dir) if config.latents else _Videos(config, run_dir)
+    source = _source(config, run_dir)
     candidates = [_Candidate(row, path) for row in rows for path in source.paths(row)]
     paths = [candidate.path for candidate in candidates]
     if not world.leader:
@@ -109,6 +109,35 @@ def build_catalogue(
     usable = tuple(clip for _, clip in clips)
     digest = hashlib.sha256(json.dumps([_identity(clip) for clip in usable]).encode()).hexdigest()
     return Catalogue(usable, tuple(skipped), digest)
+
+
+def headers_of(
+    config: DataConfig,
+    base: Path,
+    annotations: Path,
+    index_path: Path | None,
+    unfit: Callable[[Header], str],
+    progress: Callable[[int], None],
+) -> tuple[list[Clip], list[Skipped]]:
+    """The usable clips of one machine and the others, whatever text they have; for looking at a data set.
+
+    Paths of ``config`` start at ``base``; headers are remembered in ``index_path``; progress hears of every one read.
+    PayloadError(BAD_DATA): bad annotations, or no usable clip at all.
+    """
+    rows = read_annotations(annotations, config.video_column, None)
+    source = _source(config, base)
+    candidates = [_Candidate(row, path) for row in rows for path in source.paths(row)]
+
+    def read(path: Path) -> Header:
+        progress(1)
+        return source.read(path)
+
+    headers = probe([candidate.path for candidate in candidates], index_path, config.workers, read)
+    reasons = [header if isinstance(header, str) else unfit(header) for header in headers]
+    clips, skipped = source.clips(candidates, headers, reasons)
+    if not clips:
+        raise _no_clips(annotations, skipped)
+    return [clip for _, clip in clips], skipped
 
 
 @dataclass(frozen=True)
@@ -191,6 +220,10 @@ class _Latents:
             told = 0.0  # as good as not told: the file is asked
         found = told if told > 0 else next((file.size.fps for file in files if file.size.fps > 0), 0.0)
         return found / self._stride
+
+
+def _source(config: DataConfig, base: Path) -> _Videos | _Latents:
+    return _Latents(config, base) if config.latents else _Videos(config, base)
 
 
 def _identity(clip: Clip) -> list[object]:

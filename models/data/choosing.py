@@ -11,7 +11,7 @@ from models.data.catalogue import Clip
 from models.data.decode import Header
 from models.data.fit import FitShapes, fit_size
 from models.data.latents import SETTINGS, LatentShapes, read_settings
-from models.data.order import BucketOrder, ClipSize, DealtOrder, FixedOrder, Order
+from models.data.order import Choose, Chooser, DealtOrder, FixedOrder, Order
 from models.exits import BAD_DATA, PayloadError
 from models.settings import unfit
 
@@ -64,21 +64,29 @@ def common_shape(config: TrainConfig, clips: Sequence[Clip]) -> Shape | None:
 
 def make_order(config: TrainConfig, replicas: int, clips: Sequence[Clip], shape: Shape | None) -> Order:
     """The order of samples. replicas: micro batches of all ranks that make a step."""
-    data, seed = config.data, config.seed
     if shape is not None:
-        return FixedOrder(seed, len(clips), shape, config.batch_size * replicas)
+        return FixedOrder(config.seed, len(clips), shape, config.batch_size * replicas)
+    return DealtOrder(config.seed, len(clips), chooser(config, clips, shape), replicas)
+
+
+def chooser(config: TrainConfig, clips: Sequence[Clip], shape: Shape | None) -> Choose:
+    """The shape that a use of a clip gets, and its batch size; ``shape`` is that of all, if there is one."""
+    data = config.data
+    if shape is not None:
+        only = Choice(str(shape), shape, config.batch_size)
+        return lambda clip, draws: only
     if data.latents:
         rule = _latent_shapes(config, None)
-
-        def choose(clip: int, draws: Draws) -> Choice | None:
-            return rule.choose(clips[clip].latents, draws)
-
-        return DealtOrder(seed, len(clips), choose, replicas)
-    sizes = [ClipSize(clip.header.frames, clip.header.height, clip.header.width) for clip in clips]
+        return lambda clip, draws: rule.choose(clips[clip].latents, draws)
+    by_size: Chooser = Buckets(data.bucket_config or {})
     if data.max_image_size is not None:
-        fit = FitShapes(data.max_image_size, _multiple(config), data.num_frames, config.batch_size)
-        return BucketOrder(seed, sizes, fit, data.frame_interval, replicas)
-    return BucketOrder(seed, sizes, Buckets(data.bucket_config or {}), data.frame_interval, replicas)
+        by_size = FitShapes(data.max_image_size, _multiple(config), data.num_frames, config.batch_size)
+
+    def choose(clip: int, draws: Draws) -> Choice | None:
+        header = clips[clip].header
+        return by_size.choose(header.frames, header.height, header.width, data.frame_interval, draws)
+
+    return choose
 
 
 def _latent_shapes(config: TrainConfig, shape: Shape | None) -> LatentShapes:

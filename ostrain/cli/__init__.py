@@ -18,6 +18,7 @@ COMMANDS = {
     "resume": ("ostrain.cli.resume", "Start a run that has ended again, from its newest checkpoint."),
     "sample": ("ostrain.cli.sample", "Sample images and videos from prompts on this machine."),
     "eval": ("ostrain.cli.evaluate", "Measure an autoencoder: PSNR, SSIM and LPIPS of its reconstructions."),
+    "data": ("ostrain.cli.data", "Make, check and count annotations; encode captions and clips."),
     "ckpt": ("ostrain.cli.ckpt", "List, verify, export, reshard and compare checkpoints."),
     "rm": ("ostrain.cli.rm", "Delete a run: its directories, its checkpoints, its entry."),
     "render": ("ostrain.cli.render", "Print the files and commands a job compiles to."),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ostrain.cli.common import json_option
+from ostrain.cli.common import json_option, numpy_needed, payload_errors
 from ostrain.errors import OstrainError
 from ostrain.states import ExitCode
 from ostrain.talk import emit_json, say, since, table
@@ -41,7 +41,7 @@ def ls(sources: tuple[str, ...], as_json: bool) -> int:
     """List checkpoints: whole or what is wrong, layout, size, age. Looks at names and sizes only."""
     from ostrain.checkpoints import opened
 
-    with _payload_errors(), opened(sources) as source:
+    with payload_errors(), opened(sources) as source:
         rows = [_row(view) for view in source.views]
         if as_json:
             emit_json({"checkpoints": rows, "unreachable": [error.node for error in source.errors]})
@@ -107,7 +107,7 @@ def verify(sources: tuple[str, ...], step: int | None, as_json: bool) -> int:
     from models.checkpoint.view import verify as verify_view
     from ostrain.checkpoints import opened
 
-    with _payload_errors(), opened(sources) as source:
+    with payload_errors(), opened(sources) as source:
         views = [view for view in source.views if step is None or view.step == step]
         if not views:
             source.chosen(step)
@@ -150,11 +150,11 @@ def _verdict(row: dict[str, Any]) -> str:
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 def export(sources: tuple[str, ...], out: Path, step: int | None, ema: bool, dtype: str, force: bool) -> None:
     """Write one safetensors file with PyTorch names and whole shapes, for PyTorch, Hugging Face or init_from."""
-    with _numpy_needed():
+    with numpy_needed():
         from models.checkpoint import convert
 
     _check_out(out, force)
-    with _payload_errors(), _opened_reader(sources, step) as (_, view, reader):
+    with payload_errors(), _opened_reader(sources, step) as (_, view, reader):
         size = sum(
             4 * math.prod(reader.manifest.tensors[key])
             for key in convert.export_keys(reader.manifest, ema=ema).values()
@@ -186,10 +186,10 @@ def _check_out(out: Path, force: bool) -> None:
 @step_option
 def reshard(sources: tuple[str, ...], out: Path, world: int, step: int | None) -> None:
     """Write the same checkpoint in other shards to OUT/step-N. A run needs no such thing: it loads any layout."""
-    with _numpy_needed():
+    with numpy_needed():
         from models.checkpoint import convert
 
-    with _payload_errors(), _opened_reader(sources, step) as (source, view, reader):
+    with payload_errors(), _opened_reader(sources, step) as (source, view, reader):
         target = out / f"step-{view.step}"
         if target.exists():
             raise OstrainError(
@@ -208,10 +208,10 @@ def reshard(sources: tuple[str, ...], out: Path, world: int, step: int | None) -
 @json_option
 def diff(first: str, second: str, step: int | None, ema: bool, as_json: bool) -> int:
     """Compare two checkpoints (PATH or RUN) or safetensors files, tensor by tensor. Exits with 1 if they differ."""
-    with _numpy_needed():
+    with numpy_needed():
         from models.checkpoint.compare import changed_facts, compare
 
-    with _payload_errors(), contextlib.ExitStack() as stack:
+    with payload_errors(), contextlib.ExitStack() as stack:
         kind = (
             ("ema" if ema else "model") if first.endswith(".safetensors") or second.endswith(".safetensors") else None
         )
@@ -290,34 +290,6 @@ def _opened_reader(words: tuple[str, ...], step: int | None) -> Iterator[tuple[S
             paths = source.paths(view, good, progress)
         with Reader(view.manifest, paths) as reader:
             yield source, view, reader
-
-
-@contextlib.contextmanager
-def _numpy_needed() -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise OstrainError(
-            f"this command needs {error.name}, which is not installed here",
-            next_step="pip install 'ostrain[models]', or run it on a node",
-            exit_code=ExitCode.USAGE,
-        ) from error
-
-
-@contextlib.contextmanager
-def _payload_errors() -> Iterator[None]:
-    """Errors of reading and writing, in the command line's words."""
-    from models.exits import PayloadError
-
-    try:
-        yield
-    except PayloadError as error:
-        raise OstrainError(error.what, where=error.where, why=error.why, next_step=error.next_step) from error
-    except OSError as error:
-        raise OstrainError(
-            "a file cannot be read or written", where=str(error.filename or ""), why=error.strerror or str(error),
-            next_step="look at that disk: its space and permissions",
-        ) from error  # fmt: skip
 
 
 @contextlib.contextmanager

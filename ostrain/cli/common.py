@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 import click
 
 from cluster.backend import Backend
+from ostrain.errors import OstrainError
 from ostrain.plan import LaunchPlan
+from ostrain.states import ExitCode
 from ostrain.store import Run, Store
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -55,3 +57,32 @@ def resolved_secrets(plan: LaunchPlan) -> dict[str, str]:
     from cluster.secrets import resolve_secrets
 
     return dict(resolve_secrets(plan.secrets))
+
+
+@contextmanager
+def numpy_needed() -> Iterator[None]:
+    """For imports of the payload's modules: what is not installed here, in the command line's words."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise OstrainError(
+            f"this command needs {error.name}, which is not installed here",
+            next_step="pip install 'ostrain[models]', or run it on a node",
+            exit_code=ExitCode.USAGE,
+        ) from error
+
+
+@contextmanager
+def payload_errors() -> Iterator[None]:
+    """Errors of reading and writing, in the command line's words."""
+    from models.exits import PayloadError
+
+    try:
+        yield
+    except PayloadError as error:
+        raise OstrainError(error.what, where=error.where, why=error.why, next_step=error.next_step) from error
+    except OSError as error:
+        raise OstrainError(
+            "a file cannot be read or written", where=str(error.filename or ""), why=error.strerror or str(error),
+            next_step="look at that disk: its space and permissions",
+        ) from error  # fmt: skip

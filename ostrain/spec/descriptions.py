@@ -121,8 +121,8 @@ TRAIN_KEYS: dict[str, dict[str, str]] = {
         "out": "folder for the latents",
         "video_column": "column with the clip's path",
         "image_sizes": "[height, width] in pixels; several make a folder latent_HxW each",
-        "transform": "crop_resize cuts the largest middle part, center resizes the short side, resize_by_max_value keeps "
-        "the aspect ratio",
+        "transform": "crop_resize cuts the largest middle part, center resizes the short side, "
+        "resize_by_max_value keeps the aspect ratio",
         "max_image_size": "with resize_by_max_value: height x width is at most this number squared",
         "multiple": "with resize_by_max_value: sides are multiples of it",
         "frame_stride": "take every n-th frame",
