@@ -14,10 +14,10 @@ from safetensors.numpy import save_file
 
 from models.config import ModelConfig
 from models.events import Log, Reporter
+from models.parallel.world import World
 from models.rng import stream
 from models.sampling.setup import read_sample_config
 from models.task import Task
-from models.parallel.world import World
 
 MODEL: dict[str, Any] = {
     "type": "STDiT3", "in_channels": 3, "patch_size": [1, 4, 4], "input_sq_size": 32, "hidden_size": 24, "depth": 1,
