@@ -60,7 +60,8 @@ def batch() -> Any:
     return MicroBatch(
         x=draw((1, 3, 8, 32, 56)).astype(np.float32), noise=draw((1, 3, 8, 32, 56)).astype(np.float32),
         t=one * 400, y=draw((1, 1, 20, 64)).astype(np.float32), mask=np.ones((1, 20), np.int32), x_mask=None,
-        fps=one * 24, height=one * 32, width=one * 56, drop_ids=np.zeros(1, np.int32), weights=one, failures=(),
+        fps=one * 24, height=one * 32, width=one * 56, num_frames=one * 8, drop_ids=np.zeros(1, np.int32),
+        weights=one, failures=(),
     )  # fmt: skip
 
 

@@ -12,8 +12,9 @@ With P parameters of which T train, b bytes per element of the compute type (4 f
   opensora/models/stdit/stdit3.py, ``STDiT3Block``) keeps for its backward at least (11 + 2 mlp_ratio) B N C elements:
   the inputs of two norms, of qkv, of both projections, of the cross attention's query and of the MLP (7), q, k, v and
   the cross attention's query (4), and the MLP's hidden layer before and after its GELU (2 mlp_ratio). There is a
-  spatial and a temporal block per depth. With recomputation (Chen et al. 2016, arXiv:1604.06174) every block keeps its
-  input, B N C elements, and only the block at work keeps all. Attention is counted as fused: no N x N matrix.
+  spatial and a temporal block per depth; one of STDiT or STDiT2 does both and keeps 5 or 6 more of them. With
+  recomputation (Chen et al. 2016, arXiv:1604.06174) every block keeps its input, B N C elements, and only the block at
+  work keeps all. Attention is counted as fused: no N x N matrix.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ import math
 from dataclasses import dataclass
 
 from models.config import AutoencoderConfig, ModelConfig, TrainConfig
+from models.shapes import BUFFERS, frozen, parameter_shapes
 
-_FREQUENCIES = 256
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+# Elements of width that a block keeps beside those of its MLP's hidden layer.
+_KEPT = {"STDiT": 16, "STDiT2": 17, "STDiT3": 11}
 
 
 @dataclass(frozen=True)
@@ -57,27 +60,15 @@ class Memory:
         return max(0, (limit - self.states) // self.per_sample)
 
 
-def stdit3_parameters(model: ModelConfig) -> Parameters:
-    """Parameters of STDiT3 by name of the original's tensors; buffers (rope.freqs, y_embedding) are not counted."""
-    size = model.hidden_size
-    hidden = int(size * model.mlp_ratio)
-    patch = math.prod(model.patch_size)
-    out_channels = model.in_channels * (2 if model.pred_sigma else 1)
+def count_parameters(model: ModelConfig) -> Parameters:
+    """Parameters of a transformer; fixed tables (rope.freqs, y_embedding, positions) are not counted.
 
-    def linear(inputs: int, outputs: int) -> int:
-        return inputs * outputs + outputs
-
-    norms = 2 * (size // model.num_heads) if model.qk_norm else 0
-    attention = linear(size, 3 * size) + linear(size, size) + norms
-    cross_attention = linear(size, size) + linear(size, 2 * size) + linear(size, size)
-    block = attention + cross_attention + linear(size, hidden) + linear(hidden, size) + 6 * size
-    embedders = linear(model.in_channels * patch, size) + 2 * (linear(_FREQUENCIES, size) + linear(size, size))
-    text = linear(model.caption_channels, size) + linear(size, size)
-    final = 2 * size + linear(size, patch * out_channels)
-    total = embedders + linear(size, 6 * size) + text + 2 * model.depth * block + final
-    if model.only_train_temporal:
-        return Parameters(total, model.depth * block)
-    return Parameters(total, total - (text if model.freeze_y_embedder or model.skip_y_embedder else 0))
+    Captions that come projected (``skip_y_embedder``) leave their projection untrained.
+    """
+    counts = {name: math.prod(shape) for name, shape in parameter_shapes(model).items() if name not in BUFFERS}
+    idle = ("y_embedder.",) if model.skip_y_embedder else ()
+    trained = [size for name, size in counts.items() if not frozen(model, name) and not name.startswith(idle)]
+    return Parameters(sum(counts.values()), sum(trained))
 
 
 def latent_size(autoencoder: AutoencoderConfig, frames: int, height: int, width: int) -> tuple[int, int, int]:
@@ -99,11 +90,11 @@ def training_memory(config: TrainConfig, sample_tokens: int, world: int, dtype: 
     """
     layout, model = config.layout, config.model
     size = _BYTES[dtype or config.dtype]
-    parameters = stdit3_parameters(model)
+    parameters = count_parameters(model)
     share = [world if layout.zero >= stage else 1 for stage in (1, 2, 3)]
     element = sample_tokens * model.hidden_size * size
-    block = (11 + 2 * model.mlp_ratio) * element
-    blocks = 2 * model.depth
+    block = (_KEPT[model.type] + 2 * model.mlp_ratio) * element
+    blocks = model.depth * (2 if model.type == "STDiT3" else 1)
     kept = blocks * element + block if config.recompute else blocks * block
     return Memory(
         weights=parameters.total * size // share[2],
@@ -116,5 +107,5 @@ def training_memory(config: TrainConfig, sample_tokens: int, world: int, dtype: 
 
 def checkpoint_bytes(config: TrainConfig) -> int:
     """Bytes of one checkpoint: model, EMA and Adam's moments in float32."""
-    parameters = stdit3_parameters(config.model)
+    parameters = count_parameters(config.model)
     return 4 * parameters.total * (1 if config.ema_decay is None else 2) + 8 * parameters.trained

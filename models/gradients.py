@@ -16,7 +16,7 @@ from mindspore import Parameter, ParameterTuple, Tensor
 from mindspore import ops as P
 
 from models.data.batch import MicroBatch
-from models.diffusion.rflow import RFlow
+from models.diffusion import Process
 from models.parallel.recompute import recompute
 from models.parallel.sources import Weights, attach
 from models.parallel.units import Unit
@@ -36,11 +36,10 @@ class Gradients(Protocol):
 class CompiledGradients:
     """Forward and backward pass as one graph (``ms.jit``), or the same functions eagerly."""
 
-    def __init__(self, model: Any, flow: RFlow, params: dict[str, Parameter], units: list[Unit], blocks: int) -> None:
+    def __init__(self, model: Any, flow: Process, params: dict[str, Parameter], units: list[Unit], blocks: int) -> None:
         """blocks: every how many blocks one is recomputed, 0 none."""
         if blocks:
-            order = [cell for pair in zip(model.spatial_blocks, model.temporal_blocks, strict=True) for cell in pair]
-            for cell in order[blocks - 1 :: blocks]:
+            for cell in model.blocks_in_order()[blocks - 1 :: blocks]:
                 cell.recompute()
         self._run = ms.jit(_flat_gradients(model, flow, params, units))
         self._sums: list[Tensor] | None = None
@@ -58,7 +57,7 @@ class CompiledGradients:
 class EagerGradients:
     """Layers take weights from, and give gradients to, :class:`models.parallel.sources.Weights`."""
 
-    def __init__(self, model: Any, flow: RFlow, weights: Weights, blocks: int) -> None:
+    def __init__(self, model: Any, flow: Process, weights: Weights, blocks: int) -> None:
         attach(model, weights)
         recompute(model, blocks, weights.anchor)
         self.weights = weights
@@ -79,7 +78,7 @@ class EagerGradients:
 
 
 def _flat_gradients(
-    model: Any, flow: RFlow, params: dict[str, Parameter], units: list[Unit]
+    model: Any, flow: Process, params: dict[str, Parameter], units: list[Unit]
 ) -> Callable[..., tuple[tuple[Tensor, ...], Tensor]]:
     """Batch -> (flat gradients, one a unit; [weighted sum of losses, sum of weights])."""
     ordered = [params[name] for unit in units for name in unit.names]
@@ -88,18 +87,20 @@ def _flat_gradients(
 
     def weighted_loss(
         x: Tensor, t: Tensor, noise: Tensor, y: Tensor, mask: Tensor, x_mask: Tensor | None, fps: Tensor,
-        height: Tensor, width: Tensor, drop_ids: Tensor, weights: Tensor,
+        height: Tensor, width: Tensor, num_frames: Tensor, ar: Tensor, drop_ids: Tensor, weights: Tensor,
     ) -> Tensor:  # fmt: skip
-        losses = flow.loss(model, x, t, noise, y, mask, x_mask, fps, height, width, drop_ids)
+        losses = flow.loss(model, x, t, noise, y, mask, x_mask, fps, height, width, num_frames, ar, drop_ids)
         return (losses * weights).sum()
 
     with_gradients = ms.value_and_grad(weighted_loss, None, ParameterTuple(ordered))
 
     def gradients(
         x: Tensor, t: Tensor, noise: Tensor, y: Tensor, mask: Tensor, x_mask: Tensor | None, fps: Tensor,
-        height: Tensor, width: Tensor, drop_ids: Tensor, weights: Tensor,
+        height: Tensor, width: Tensor, num_frames: Tensor, ar: Tensor, drop_ids: Tensor, weights: Tensor,
     ) -> tuple[tuple[Tensor, ...], Tensor]:  # fmt: skip
-        loss, grads = with_gradients(x, t, noise, y, mask, x_mask, fps, height, width, drop_ids, weights)
+        loss, grads = with_gradients(
+            x, t, noise, y, mask, x_mask, fps, height, width, num_frames, ar, drop_ids, weights
+        )
         flats = []
         for number in range(len(spare)):
             parts = [grads[i].reshape(-1).astype(ms.float32) for i in range(starts[number], starts[number + 1])]
@@ -113,7 +114,8 @@ def _flat_gradients(
 
 def _inputs(batch: MicroBatch, scale: float) -> tuple[Any, ...]:
     arrays = (batch.x, batch.t, batch.noise, batch.y, batch.mask, batch.x_mask)
-    arrays += (batch.fps, batch.height, batch.width, batch.drop_ids, batch.weights * np.float32(scale))
+    arrays += (batch.fps, batch.height, batch.width, batch.num_frames, batch.ar)
+    arrays += (batch.drop_ids, batch.weights * np.float32(scale))
     return tuple(None if array is None else Tensor(array) for array in arrays)
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from mindspore import Tensor
 
 from models.config import TrainConfig
-from models.data.batch import MicroBatch
-from models.diffusion.rflow import RFlow
+from models.data.batch import MicroBatch, latent_shape
+from models.diffusion import build as build_process
 from models.gradients import CompiledGradients, EagerGradients, Gradients, Reduce
 from models.layers.linear import as_dtype
 from models.learner import Learner, StepResult
@@ -24,7 +24,8 @@ from models.parallel.mesh import Mesh
 from models.parallel.sequence import divide
 from models.parallel.sources import Weights
 from models.parallel.units import make_units
-from models.stdit import build_model
+from models.settings import fixed_shape as shape_of
+from models.stdit import build
 from models.update import Update
 
 __all__ = ["StepResult", "TrainStep"]
@@ -40,10 +41,10 @@ class TrainStep(Learner):
         self.config, self.mesh = config, mesh
         # The CPU has hardly any bfloat16 kernels: it trains in float32 whatever the recipe says.
         self.dtype = dtype or (config.dtype if mesh.world.device == "Ascend" else "fp32")
-        self.model = build_model(config.model, config.seed, dtype=self.dtype)
+        self.model = build(config.model, _latent_size(config), seed=config.seed, dtype=self.dtype)
         self.model.set_train(True)
         divide(self.model, mesh)
-        self.flow = RFlow(config.diffusion)
+        self.flow = build_process(config.diffusion, config.model)
         self.scale = LossScale(config.loss_scale, self.dtype)
         wanted = config.jit == "on" or (config.jit == "auto" and fixed_shape)
         self.compiled = wanted and mesh.sp == 1 and not (config.layout.zero == 3 and mesh.size > 1)
@@ -93,5 +94,11 @@ class TrainStep(Learner):
         return replace(batch, weights=(counts == self.mesh.sp).astype(np.float32))
 
     def tokens(self, frames: int, height: int, width: int) -> int:
-        """Patches of one sample."""
-        return int(np.prod(self.model.token_grid(frames, height, width)))
+        """Patches of one sample of that many pixels."""
+        return int(np.prod(self.model.token_grid(*self.config.autoencoder.latent_size((frames, height, width)))))
+
+
+def _latent_size(config: TrainConfig) -> tuple[int, int, int] | None:
+    """The one size of latents, for the model that is made for one."""
+    shape = shape_of(config.data) if config.model.type == "STDiT" else None
+    return None if shape is None else latent_shape(config, shape)[1:]

@@ -64,18 +64,23 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """All tensors of a file; bfloat16 becomes float32. BadTensors, OSError."""
     tensors = {}
     entries = read_header(path)
-    with path.open("rb") as file:
-        for name in sorted(entries, key=lambda key: entries[key]["data_offsets"][0]):
-            entry = entries[name]
-            start, end = entry["data_offsets"]
-            array = np.empty(entry["shape"], _READ[entry["dtype"]])
-            file.seek(start)
-            if file.readinto(memoryview(array.reshape(-1).view(np.uint8))) != end - start:
-                raise BadTensors("is cut short")
-            if entry["dtype"] == "BF16":
-                array = (array.astype(np.uint32) << 16).view(np.float32)
-            tensors[name] = array
+    for name in sorted(entries, key=lambda key: entries[key]["data_offsets"][0]):
+        array = read_raw(path, entries[name])
+        if entries[name]["dtype"] == "BF16":
+            array = (array.astype(np.uint32) << 16).view(np.float32)
+        tensors[name] = array
     return tensors
+
+
+def read_raw(path: Path, entry: dict[str, Any]) -> np.ndarray:
+    """One tensor as it is stored, by its entry of :func:`read_header`; bfloat16 as its 16 bits. BadTensors, OSError."""
+    start, end = entry["data_offsets"]
+    array = np.empty(entry["shape"], _READ[entry["dtype"]])
+    with path.open("rb") as file:
+        file.seek(start)
+        if file.readinto(memoryview(array.reshape(-1).view(np.uint8))) != end - start:
+            raise BadTensors("is cut short")
+    return array
 
 
 def read_range(path: Path, entry: dict[str, Any], start: int, stop: int) -> np.ndarray:

@@ -98,6 +98,10 @@ class IDDPM:
         """The entries of a table at steps t [B]: float32 [B, 1, 1, 1, 1]."""
         return P.gather(self._on_device[table], t, 0).reshape(-1, 1, 1, 1, 1)
 
+    def steps(self, t: Tensor) -> Tensor:
+        """Steps held as float32 [B] -> int64 [B]."""
+        return t.astype(ms.int64)
+
     def model_timesteps(self, t: Tensor) -> Tensor:
         """The steps of the full process, which is what the network is told: int64 [B]."""
         return P.gather(Tensor(self.timestep_map), t, 0)
@@ -164,28 +168,38 @@ class IDDPM:
         noise: Tensor,
         x_mask: Tensor | None = None,
         weights: np.ndarray | None = None,
+        share: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """The losses of a network output. The bound teaches the variance only: the mean is held fixed in it."""
+        """The losses of a network output. The bound teaches the variance only: the mean is held fixed in it.
+
+        share: None, or how much every value counts in the mean of its sample (:mod:`models.diffusion.tokens`).
+        """
         if self.options.use_kl:
             if x_mask is not None:
                 raise ValueError("training on the variational bound alone does not know frame masks")
-            return {"loss": self.variational_bound(out, x_start, x_t, t) * self.num_timesteps}
+            return {"loss": self.variational_bound(out, x_start, x_t, t, None, share) * self.num_timesteps}
         channels = x_start.shape[1]
         mean_part = out[:, :channels]
         squares = ((x_start if self.options.predict_xstart else noise) - mean_part) ** 2
         if weights is not None:
             squares = P.gather(Tensor(weights.astype(np.float32)), t, 0).reshape(-1, 1, 1, 1, 1) * squares
-        mse = _mean(squares, x_mask)
+        mse = _mean(squares, x_mask, share)
         if not self.options.learn_sigma:
             return {"mse": mse, "loss": mse}
         frozen = P.concat((P.stop_gradient(mean_part), out[:, channels:]), 1)
-        vb = self.variational_bound(frozen, x_start, x_t, t, x_mask)
+        vb = self.variational_bound(frozen, x_start, x_t, t, x_mask, share)
         if self.options.rescale_learned_sigmas:
             vb = vb * (self.num_timesteps / 1000.0)
         return {"mse": mse, "vb": vb, "loss": mse + vb}
 
     def variational_bound(
-        self, out: Tensor, x_start: Tensor, x_t: Tensor, t: Tensor, x_mask: Tensor | None = None
+        self,
+        out: Tensor,
+        x_start: Tensor,
+        x_t: Tensor,
+        t: Tensor,
+        x_mask: Tensor | None = None,
+        share: Tensor | None = None,
     ) -> Tensor:
         """A step's term of the bound in bits per value, [B]: the divergence from the posterior; at t = 0 the negative
         log likelihood of x_start under a Gaussian cut into 255ths."""
@@ -193,8 +207,8 @@ class IDDPM:
         true_log_variance = _exact(self.at("posterior_log_variance_clipped", t))
         true_mean = _exact(self.posterior_mean(x_start, x_t, t))
         mean, log_variance = _exact(prediction.mean), _exact(prediction.log_variance)
-        divergence = _mean(_gaussian_divergence(true_mean, true_log_variance, mean, log_variance), x_mask)
-        likelihood = _mean(_log_likelihood(_exact(x_start), mean, 0.5 * log_variance), x_mask)
+        divergence = _mean(_gaussian_divergence(true_mean, true_log_variance, mean, log_variance), x_mask, share)
+        likelihood = _mean(_log_likelihood(_exact(x_start), mean, 0.5 * log_variance), x_mask, share)
         return (P.where(t == 0, -likelihood, divergence) * BITS).astype(ms.float32)
 
     def sample(
@@ -274,9 +288,11 @@ def _per_frame(mask: Tensor) -> Tensor:
     return mask.reshape(mask.shape[0], 1, mask.shape[1], 1, 1)
 
 
-def _mean(values: Tensor, x_mask: Tensor | None) -> Tensor:
-    """Mean of [B, C, T, H, W] over everything but the batch; over frames with x_mask True only."""
+def _mean(values: Tensor, x_mask: Tensor | None, share: Tensor | None = None) -> Tensor:
+    """Mean of [B, C, T, H, W] over all but the batch; over frames with x_mask True only, or as ``share`` says."""
     batch, _, frames, _, _ = values.shape
+    if share is not None:
+        return (values * share.astype(values.dtype)).reshape(batch, -1).sum(-1)
     if x_mask is None:
         return values.reshape(batch, -1).mean(-1)
     by_frame = values.transpose(0, 2, 1, 3, 4).reshape(batch, frames, -1)

@@ -16,6 +16,7 @@ from mindspore import Tensor, nn
 from mindspore import ops as P
 
 from models.config import DiffusionConfig
+from models.diffusion.tokens import own_outputs, own_values, shares
 
 BASE_AREA = 512 * 512
 Floats = np.ndarray | Sequence[float]
@@ -109,15 +110,17 @@ class RFlow:
         fps: Tensor,
         height: Tensor,
         width: Tensor,
+        num_frames: Tensor | None = None,
+        ar: Tensor | None = None,
         drop_ids: Tensor | None = None,
     ) -> Tensor:
         """Mean squared error of the velocity, float32 [B].
 
-        x_start and noise [B, C, T, H, W]; t [B]; the other arguments as :class:`models.stdit.STDiT3` takes them. With
-        ``x_mask`` bool [B, T] the mean is over the frames with True only.
+        x_start and noise [B, C, T, H, W]; t [B]; the other arguments as :class:`models.stdit.Transformer` takes them.
+        With ``x_mask`` bool [B, T] the mean is over the frames with True only.
         """
         x_t = self.noised_input(x_start, t, noise, x_mask)
-        out = model(x_t, t, y, mask, x_mask, fps, height, width, drop_ids)
+        out = model(x_t, t, y, mask, x_mask, fps, height, width, num_frames, ar, drop_ids)
         return self.velocity_loss(out, x_start, noise, x_mask)
 
     def token_loss(
@@ -132,6 +135,8 @@ class RFlow:
         fps: Tensor,
         height: Tensor,
         width: Tensor,
+        num_frames: Tensor | None = None,
+        ar: Tensor | None = None,
         drop_ids: Tensor | None = None,
     ) -> Tensor:
         """The part of :meth:`loss` that this rank's tokens make, float32 [B], where ranks share a sample's tokens.
@@ -139,20 +144,12 @@ class RFlow:
         The sum over the sequence-parallel group is :meth:`loss`; nothing is gathered for it.
         """
         x_t = self.noised_input(x_start, t, noise, x_mask)
-        out = model.tokens(x_t, t, y, mask, x_mask, fps, height, width, drop_ids).astype(ms.float32)
-        b, c, frames, rows, columns = x_start.shape
-        wanted = model.sequence.split(_channels_last(model.x_embedder.patches(x_start - noise), c))
-        if x_mask is None:
-            share = P.ones((b, 1, frames, 1, 1), ms.float32) / (c * frames * rows * columns)
-        else:
-            counts = x_mask.astype(ms.float32)
-            share = (counts / counts.sum(-1, keepdims=True) / (c * rows * columns)).reshape(b, 1, frames, 1, 1)
-        # Patches beyond the edge and tokens beyond the end weigh nothing.
-        share = P.broadcast_to(share, (b, c, frames, rows, columns))
-        share = model.sequence.split(_channels_last(model.x_embedder.patches(share), c))
-        out = out.reshape((*out.shape[:-1], -1, model.out_channels))[..., :c]
-        difference = out.reshape(wanted.shape) - wanted
-        return (difference * difference * share).reshape(b, -1).sum(-1)
+        arguments = (y, mask, x_mask, fps, height, width, num_frames, ar, drop_ids)
+        out = own_outputs(model, model.tokens(x_t, t, *arguments))
+        channels = x_start.shape[1]
+        difference = out[:, :channels] - own_values(model, x_start - noise)
+        share = own_values(model, shares(x_start, x_mask))
+        return (difference * difference * share).reshape(x_start.shape[0], -1).sum(-1)
 
     def velocity_loss(self, out: Tensor, x_start: Tensor, noise: Tensor, x_mask: Tensor | None) -> Tensor:
         """Per-sample loss float32 [B] of a network output [B, C or 2 C, T, H, W]."""
@@ -226,12 +223,6 @@ class RFlow:
             if on is not None:
                 z = P.where(_per_frame(on), z, kept)
         return z
-
-
-def _channels_last(patches: Tensor, channels: int) -> Tensor:
-    """[B, t, s, channels * volume] -> [B, t, s, volume * channels], the order of a model's output tokens."""
-    b, t, s, length = patches.shape
-    return patches.reshape(b, t, s, channels, length // channels).transpose(0, 1, 2, 4, 3).reshape(b, t, s, length)
 
 
 def _per_frame(mask: np.ndarray) -> Tensor:

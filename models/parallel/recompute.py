@@ -7,6 +7,8 @@ from typing import Any
 from mindspore import Parameter, ParameterTuple, Tensor, nn
 from mindspore import ops as P
 
+from models.stdit.base import DIFFERENTIABLE
+
 
 class _Again(nn.Cell):
     """The block as a function of its differentiable tensors."""
@@ -53,13 +55,10 @@ class Recomputed:
 
 
 def recompute(model: Any, every: int, anchor: Parameter) -> None:
-    """Runs every ``every``-th block of an STDiT3 again in the backward pass; 0: none. Blocks count in running order."""
+    """Runs every ``every``-th block of a transformer again in the backward pass; 0: none. Counted as they run."""
     if every == 0:
         return
-    spatial: list[Any] = list(model.spatial_blocks)
-    temporal: list[Any] = list(model.temporal_blocks)
-    for index in range(len(spatial)):
-        for kind, runs in enumerate((spatial, temporal)):
-            if (2 * index + kind + 1) % every == 0:
-                runs[index] = Recomputed(runs[index], (0, 1, 2, 5), anchor)
-    model.spatial_runs, model.temporal_runs = spatial, temporal
+    model.runs = [
+        Recomputed(block, DIFFERENTIABLE, anchor) if number % every == 0 else block
+        for number, block in enumerate(model.blocks_in_order(), start=1)
+    ]

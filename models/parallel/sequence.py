@@ -114,13 +114,10 @@ class Dsp(SequenceParallel):
 
 
 def divide(model: Any, mesh: Mesh) -> None:
-    """Makes the ranks of a sequence-parallel group share the tokens of ``model``, an STDiT3."""
+    """Makes the ranks of a sequence-parallel group share the tokens of ``model``, a transformer of models/stdit."""
     if mesh.sp == 1:
         return
     sequence = Ulysses(mesh) if mesh.layout.sp_kind == "ulysses" else Dsp(mesh)
     model.sequence = sequence
-    for block in (*model.spatial_blocks, *model.temporal_blocks):
-        if isinstance(sequence, Dsp):
-            block.frames_exchange = sequence if block.temporal else None
-        elif not block.temporal:
-            block.attn.heads_exchange = block.cross_attn.heads_exchange = sequence
+    for block in model.blocks_in_order():
+        block.share_tokens(sequence)

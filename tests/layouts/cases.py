@@ -119,6 +119,7 @@ def batch_of(samples: list[dict[str, Any]], size: tuple[int, ...]) -> MicroBatch
         x=stacked("x", np.float32), t=stacked("t", np.float32), noise=stacked("noise", np.float32),
         y=stacked("y", np.float32)[:, None], mask=stacked("mask", np.int32), x_mask=stacked("x_mask", bool),
         fps=np.full(count, 24, np.float32), height=np.full(count, 8.0 * size[2], np.float32),
-        width=np.full(count, 8.0 * size[3], np.float32), drop_ids=stacked("drop", np.int32),
+        width=np.full(count, 8.0 * size[3], np.float32),
+        num_frames=np.full(count, size[1], np.float32), drop_ids=stacked("drop", np.int32),
         weights=stacked("weight", np.float32), failures=(),
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from models.config import AutoencoderConfig, LayoutConfig, ModelConfig, TrainConfig
-from models.cost import checkpoint_bytes, latent_size, stdit3_parameters, tokens, training_memory
+from models.cost import checkpoint_bytes, latent_size, count_parameters, tokens, training_memory
 
 # Elements of the weights of the golden cases 03_stdit3_v1_2 and 03b_stdit3_options (buffers left out).
 SMALL = ModelConfig(hidden_size=64, depth=2, num_heads=4, caption_channels=32)
@@ -15,17 +15,17 @@ OPTIONS = ModelConfig(
 
 
 def test_parameters_are_those_of_the_original() -> None:
-    assert stdit3_parameters(SMALL).total == 342_880
-    assert stdit3_parameters(OPTIONS).total == 126_224
-    assert stdit3_parameters(ModelConfig()).total == 1_207_643_936
+    assert count_parameters(SMALL).total == 342_880
+    assert count_parameters(OPTIONS).total == 126_224
+    assert count_parameters(ModelConfig()).total == 1_207_643_936
 
 
 def test_frozen_parts_do_not_train() -> None:
-    full = stdit3_parameters(SMALL)
-    frozen = stdit3_parameters(SMALL.model_copy(update={"freeze_y_embedder": True}))
+    full = count_parameters(SMALL)
+    frozen = count_parameters(SMALL.model_copy(update={"freeze_y_embedder": True}))
     assert full.trained == full.total == frozen.total
     assert full.trained - frozen.trained == 32 * 64 + 64 + 64 * 64 + 64
-    temporal = stdit3_parameters(SMALL.model_copy(update={"only_train_temporal": True}))
+    temporal = count_parameters(SMALL.model_copy(update={"only_train_temporal": True}))
     assert 0 < temporal.trained < full.total / 2
 
 

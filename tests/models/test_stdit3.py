@@ -160,7 +160,7 @@ def test_mask_rows_repeat_for_guidance() -> None:
 
 def test_dropped_captions_become_the_null_caption() -> None:
     model, inputs = tiny(), arguments()
-    dropped = model(*inputs, Tensor(np.array([0, 1], np.int32))).asnumpy()
+    dropped = model(*inputs, drop_ids=Tensor(np.array([0, 1], np.int32))).asnumpy()
     y = inputs[2].asnumpy().copy()
     y[1, 0] = state_dict(model)["y_embedder.y_embedding"]
     inputs[2] = Tensor(y)

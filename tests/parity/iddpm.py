@@ -11,9 +11,8 @@ from mindspore import ops as P
 
 from models.diffusion.iddpm import IDDPM, IDDPMOptions, SampleStep
 from models.diffusion.iddpm_tables import SpeedSampling
-from models.weights import load_state_dict
 from tests.parity.cases import Arrays, Case, CaseError
-from tests.parity.networks import STDiT, STDiT2
+from tests.parity.stdit import model_of
 
 CONDITIONS = {"v1.0": (), "v1.1": ("num_frames", "height", "width", "ar", "fps")}
 
@@ -52,12 +51,9 @@ def _process(case: Case, options: dict[str, Any], guided_channels: int | None = 
 
 
 def _model(case: Case) -> nn.Cell:
-    classes: dict[str, type[nn.Cell]] = {"v1.0": STDiT, "v1.1": STDiT2}
-    if case.version not in classes:
+    if case.version not in CONDITIONS:
         raise CaseError(f"{case.version} does not sample with IDDPM")
-    model = classes[case.version](case.config["init"])
-    load_state_dict(model, case.weights)
-    return model
+    return model_of(case)
 
 
 def _forward(case: Case) -> Arrays:
