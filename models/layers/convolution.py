@@ -73,14 +73,13 @@ class GroupNorm(nn.Cell):
         super().__init__()
         self.weight = parameter(num_channels, value=1.0)
         self.bias = parameter(num_channels)
-        self.num_groups, self.eps = num_groups, eps
         self.source = None
-        self._group_norm = ops.group_norm_silu if activation == "silu" else ops.group_norm
+        self._group_norm = ops.group_norm(num_groups, eps, activation == "silu")
         self.relu = nn.ReLU() if activation == "relu" else None
 
     def construct(self, x: Tensor) -> Tensor:
         weight, bias = _taken(self)
-        x = self._group_norm(x, weight, bias, self.num_groups, self.eps)
+        x = self._group_norm(x, weight, bias)
         return x if self.relu is None else self.relu(x)
 
 

@@ -15,8 +15,7 @@ attention           q, k, v [B, heads, N or M, d], bias broadcastable to [B, hea
 biased_attention    q, k, v as above, not scaled, bias float32 [B, heads, N, M]: softmax in float32
 gate_add            residual + gate * x
 conv2d, conv3d      (channels, kernel, stride, padding) -> a cell (x, weight, bias or None) -> convolved
-group_norm          x [N, C, ...], weight [C], bias [C], groups, eps; in float32, result in x's dtype
-group_norm_silu     the same, then silu
+group_norm          (groups, eps, whether silu follows) -> a cell (x [N, C, ...], weight [C], bias [C])
 upsample_nearest    [N, C, H, W] -> [N, C, 2 H, 2 W]
 adamw_update        one AdamW step of one parameter, in place
 lerp_update         target = decay * target + (1 - decay) * value, in place
@@ -41,7 +40,6 @@ OPERATORS = (
     "gate_add",
     "gelu",
     "group_norm",
-    "group_norm_silu",
     "lerp_update",
     "linear",
     "modulate",

@@ -8,7 +8,7 @@ import mindspore as ms
 from mindspore import Tensor, mint
 from mindspore import ops as P
 
-from models.ops.ascend_images import conv2d, conv3d, group_norm, group_norm_silu, upsample_nearest
+from models.ops.ascend_images import conv2d, conv3d, group_norm, upsample_nearest
 from models.ops.common import adamw_update, biased_attention, gate_add, lerp_update, modulate, sum_of_squares
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "gate_add",
     "gelu",
     "group_norm",
-    "group_norm_silu",
     "lerp_update",
     "linear",
     "modulate",

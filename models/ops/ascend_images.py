@@ -43,6 +43,17 @@ class _Conv3d(nn.Cell):
         return mint.nn.functional.conv3d(x, weight.astype(x.dtype), bias, self.stride, self.inside)
 
 
+class _GroupNorm(nn.Cell):
+    def __init__(self, groups: int, eps: float, silu: bool) -> None:
+        super().__init__()
+        self.groups, self.eps, self.silu = groups, eps, silu
+
+    def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        wide, weight, bias = x.astype(ms.float32), weight.astype(ms.float32), bias.astype(ms.float32)
+        out = mint.nn.functional.group_norm(wide, self.groups, weight, bias, self.eps).astype(x.dtype)
+        return mint.nn.functional.silu(out) if self.silu else out
+
+
 def conv2d(channels: int, kernel: tuple[int, int], stride: tuple[int, int], padding: Padding2d) -> nn.Cell:
     """Convolution of images; the kernel accumulates in float32."""
     return _Conv2d(stride, padding)
@@ -53,16 +64,9 @@ def conv3d(channels: int, kernel: tuple[int, int, int], stride: tuple[int, int, 
     return _Conv3d(stride, padding)
 
 
-def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-    """In float32, whatever x is."""
-    wide = x.astype(ms.float32)
-    normed = mint.nn.functional.group_norm(wide, groups, weight.astype(ms.float32), bias.astype(ms.float32), eps)
-    return normed.astype(x.dtype)
-
-
-def group_norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-    """Norm, then x * sigmoid(x)."""
-    return mint.nn.functional.silu(group_norm(x, weight, bias, groups, eps))
+def group_norm(groups: int, eps: float, silu: bool) -> nn.Cell:
+    """Norm by group in float32, whatever x is, and SiLU after it if wanted."""
+    return _GroupNorm(groups, eps, silu)
 
 
 def upsample_nearest(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from mindspore.ops import constexpr
 
 from models.ops import cpu_cells as cells
 from models.ops.common import AdamWConstants, biased_attention, lerp_update, modulate
-from models.ops.cpu_images import conv2d, conv3d, group_norm, group_norm_silu, upsample_nearest
+from models.ops.cpu_images import conv2d, conv3d, group_norm, upsample_nearest
 
 __all__ = [
     "adamw_update",
@@ -24,7 +24,6 @@ __all__ = [
     "gate_add",
     "gelu",
     "group_norm",
-    "group_norm_silu",
     "lerp_update",
     "linear",
     "modulate",
