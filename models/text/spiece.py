@@ -63,6 +63,9 @@ def _model(data: bytes) -> SentencePieceModel:
         raise BadModel("is not a unigram model")
     if not pieces:
         raise BadModel("holds no pieces")
+    if not trainer:
+        # Settings follow the pieces.
+        raise BadModel("is cut short after a piece")
     unknown = [number for number, piece in enumerate(pieces) if piece.kind == UNKNOWN]
     if len(unknown) != 1:
         raise BadModel(f"has {len(unknown)} pieces for unknown text, not one")

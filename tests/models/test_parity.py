@@ -38,6 +38,7 @@ KINDS = (
     "08e_sincos_v1_0",
     "09_train_trace",
     "10_transforms",
+    "b_08_t5",
     "b_09_discriminator",
     "b_09_gan_losses",
     "b_09_lpips",
