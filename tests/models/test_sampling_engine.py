@@ -95,9 +95,9 @@ def test_what_the_process_is_given(monkeypatch: pytest.MonkeyPatch, negative: bo
     engine, config = engine_for(loop=2, condition_frame_length=1, num_sampling_steps=9, fps=8, image_size=[8, 12])
     engine._texts = Recorder(negative)
     monkeypatch.setattr(RFlow, "sample", sample)
-    first, second = clips(engine, requests_of(config))
+    first, _ = clips(engine, requests_of(config))
     assert len(seen) == 2
-    for loop, (z, (y, y_null, mask, fps, height, width, frames), options) in enumerate(seen):
+    for loop, (_, (y, y_null, mask, fps, height, width, frames), options) in enumerate(seen):
         assert y.shape == y_null.shape == (1, 1, 6, 8)
         assert (y[0, 0, :3] == loop + 1).all() and (y[0, 0, 3:] == 0).all()
         assert mask.tolist() == [[1, 1, 0, 0, 0, 0], [1] * 6 if negative else [1, 1, 0, 0, 0, 0]]
