@@ -285,7 +285,8 @@ class Trainer:
             state.spread(self.train)
 
     def _initialize_from(self, path: Path) -> None:
-        state.initialize_from(self.train, path)
+        for line in state.initialize_from(self.train, path):
+            self.log.info(f"weights: {line}")
 
     def _resume(self, found: Found) -> None:
         for line in restore(self.train, found, self.world):

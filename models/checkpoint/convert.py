@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,18 +64,12 @@ def export(reader: Reader, out: Path, *, ema: bool, dtype: str, progress: Progre
     keys = export_keys(manifest, ema=ema)
     code, width = DTYPES[dtype]
     metadata = {"format": "pt", "step": str(manifest.step), "weights": "ema" if ema else "model"}
-    header: dict[str, object] = {"__metadata__": metadata}
-    offset = 0
-    for name, key in keys.items():
-        end = offset + width * math.prod(manifest.tensors[key])
-        header[name] = {"dtype": code, "shape": list(manifest.tensors[key]), "data_offsets": [offset, end]}
-        offset = end
+    shapes = {name: manifest.tensors[key] for name, key in keys.items()}
+    entries = {name: (code, tuple(shape), width * math.prod(shape)) for name, shape in shapes.items()}
     overflown: dict[str, None] = {}
 
     def chunks() -> Iterator[bytes]:
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        yield len(text).to_bytes(8, "little") + text
+        yield safetensors_header(entries, metadata)
         for name, key in keys.items():
             for values in _ranges(reader, key, 0, math.prod(manifest.tensors[key]), progress):
                 converted = to_dtype(values, dtype)
@@ -83,15 +77,32 @@ def export(reader: Reader, out: Path, *, ema: bool, dtype: str, progress: Progre
                     overflown[name] = None
                 yield converted.tobytes()
 
+    write_whole(out, chunks())
+    return list(overflown)
+
+
+def safetensors_header(entries: Mapping[str, tuple[str, tuple[int, ...], int]], metadata: dict[str, str]) -> bytes:
+    """Length and JSON header of a safetensors file with tensors in this order: (dtype, shape, bytes) by name."""
+    header: dict[str, object] = {"__metadata__": metadata}
+    offset = 0
+    for name, (code, shape, size) in entries.items():
+        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def write_whole(out: Path, chunks: Iterator[bytes]) -> None:
+    """Writes a file, whole or not at all."""
     temporary = out.with_name(f".{out.name}.part")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        write_chunks(temporary, chunks())
+        write_chunks(temporary, chunks)
         os.replace(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
     sync_directory(out.parent)
-    return list(overflown)
 
 
 def reshard(

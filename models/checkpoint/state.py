@@ -14,12 +14,14 @@ from mindspore import Tensor
 
 from models.checkpoint.manifest import MANIFEST
 from models.checkpoint.read import model_of
-from models.checkpoint.tensors import BadTensors, read_tensors
 from models.config import TrainConfig
+from models.convert.files import open_weights
+from models.convert.fit import fit
+from models.convert.names import to_torch
+from models.convert.stored import Weights, of_array
 from models.exits import BAD_CHECKPOINT, BAD_CONFIG, PayloadError
 from models.parallel.world import World
 from models.step import TrainStep
-from models.weights import load_state_dict, mismatches
 
 MODEL = "model.safetensors"
 
@@ -47,23 +49,27 @@ def fingerprint(config: TrainConfig) -> str:
     return hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
-def initialize_from(train: TrainStep, path: Path) -> None:
-    """Weights of ``init_from`` into the model: read by rank 0, sent to all. PayloadError."""
+def initialize_from(train: TrainStep, path: Path) -> list[str]:
+    """Weights of ``init_from`` into the model: read by rank 0, sent to all. What happened, by name. PayloadError."""
+    lines: list[str] = []
     if train.mesh.world.rank == 0:
-        weights = weights_of(path)
-        # The table of rotary frequencies is fixed: files with and without it are both whole.
-        wrong = [line for line in mismatches(train.model, weights) if not line.startswith("missing: rope.freqs ")]
-        if wrong:
+        found = fit(_stored(path), train.shapes, train.config.model)
+        wrong = found.problems()
+        if not found.taken or (wrong and not train.config.allow_partial):
             shown = "\n    ".join(wrong[:20]) + (f"\n    … and {len(wrong) - 20} more" if len(wrong) > 20 else "")
             raise PayloadError(
                 BAD_CHECKPOINT,
                 f"weights do not fit the model: {len(wrong)} differences",
                 where=str(path),
                 why=f"\n    {shown}",
-                next_step="make train.model describe the model these weights come from",
+                next_step="make train.model describe the model these weights come from, or set train.allow_partial",
             )
-        load_state_dict(train.model, weights, strict=False)
+        params = dict(train.model.parameters_and_names())
+        for name, value in found.values():
+            params[name].set_data(Tensor(value, dtype=params[name].dtype))
+        lines = found.summary()
     spread(train)
+    return lines
 
 
 def spread(train: TrainStep) -> None:
@@ -92,32 +98,12 @@ def check_agreement(train: TrainStep) -> None:
             )
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    try:
-        return read_tensors(path)
-    except (BadTensors, OSError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise PayloadError(
-            BAD_CHECKPOINT, "weights cannot be read", where=str(path), why=why or "", next_step="name another file"
-        ) from None
-
-
 def weights_of(path: Path) -> dict[str, np.ndarray]:
-    """Weights by name: of a checkpoint ``step-N`` (its model, not its averages), a model's folder, or a file."""
+    """Weights by PyTorch name: of a checkpoint ``step-N`` (its model, not its averages), a folder, or a file."""
+    return {to_torch(name): stored.values() for name, stored in _stored(path).items()}
+
+
+def _stored(path: Path) -> Weights:
     if path.is_dir() and (path / MANIFEST).exists() and not (path / MODEL).exists():
-        return model_of(path)
-    return _read(_weights_file(path))
-
-
-def _weights_file(path: Path) -> Path:
-    """The weights in the folder of a published model, or the file itself."""
-    if path.is_dir():
-        return path / MODEL
-    if path.suffix in (".ckpt", ".pth", ".pt", ".bin"):
-        raise PayloadError(
-            BAD_CHECKPOINT,
-            "init_from is not a safetensors file",
-            where=str(path),
-            next_step="convert it to safetensors first",
-        )
-    return path
+        return {name: of_array(value) for name, value in model_of(path).items()}
+    return open_weights(path).weights

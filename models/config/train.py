@@ -25,6 +25,8 @@ MASK_NAMES = (
 class TrainConfig(TaskConfig):
     """Everything the payload needs to train.
 
+    init_from: weights to start with: a file of any program, a folder, or a checkpoint. allow_partial: they may lack
+    parameters, or hold others; without it only what upstream's start from PixArt leaves out may be missing.
     recompute: activations of blocks are computed again in the backward pass: true of all, false of none, n of every
     n-th one. text: who embeds captions during training, where data.text_embeddings does not say that they are embedded
     already. steps, epochs: how long; passes over the data where ``epochs`` is set, which wants ``steps: null``.
@@ -32,6 +34,7 @@ class TrainConfig(TaskConfig):
 
     model: ModelConfig = ModelConfig()
     init_from: str | None = None
+    allow_partial: bool = False
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     text: TextConfig | None = None
     data: DataConfig = DataConfig()

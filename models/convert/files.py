@@ -45,14 +45,12 @@ def open_weights(path: Path, take: str | None = None) -> Source:
     try:
         place = _in_folder(path) if path.is_dir() else path
         return _sharded(place, take) if place.name.endswith(INDEX) else _single(place, take)
-    except BadFile as error:
-        why = str(error)
-    except BadTensors as error:
-        why = str(error)
+    except (BadFile, BadTensors) as error:
+        why = f"it {error}"
     except OSError as error:
         why = error.strerror or str(error)
     raise PayloadError(
-        BAD_CHECKPOINT, "weights cannot be read", where=str(place), why=f"the file {why}" if " " in why else why,
+        BAD_CHECKPOINT, "weights cannot be read", where=str(place), why=why,
         next_step="name another file, or fetch it again",
     )  # fmt: skip
 

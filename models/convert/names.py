@@ -35,9 +35,7 @@ def to_torch(name: str) -> str:
 
 
 def to_mindspore(name: str, kind: str) -> str:
-    """The reference's name of a parameter, from PyTorch's."""
-    if kind in ("vae", "vae2d"):
-        name = to_stable_diffusion(name)
+    """The reference's name of a parameter, from PyTorch's; of autoencoders from Stable Diffusion's."""
     head, dot, leaf = name.rpartition(".")
     owner = head.rpartition(".")[2]
     if kind == "t5":
@@ -53,7 +51,7 @@ def kind_of(names: Iterable[str]) -> str | None:
     known = set(names)
     text = "\n".join(sorted(known))
     for kind, pattern in (
-        ("vae", r"(?m)^temporal_vae\."),
+        ("vae", r"(?m)^temporal_vae\.|\bblock_res_blocks\.0\."),
         ("stdit3", r"(?m)^(?:module\.)?temporal_blocks\."),
         ("stdit2", r"(?m)^(?:module\.)?(?:t_block_temp|fl_embedder)\."),
         ("stdit", r"(?m)^(?:module\.)?blocks\.\d+\.attn_temp\."),
@@ -117,7 +115,7 @@ _DIFFUSERS_PARTS = (
 _DIFFUSERS_UP = re.compile(r"\bdecoder\.up_blocks\.(\d+)\.(?:resnets\.(\d+)|upsamplers\.0)\.")
 
 
-def to_stable_diffusion(name: str, levels: int = 4) -> str:
+def to_stable_diffusion(name: str, levels: int) -> str:
     """Stable Diffusion's name of a parameter of an image autoencoder, from diffusers'; others stay as they are."""
     if name.startswith("temporal_vae."):
         return name

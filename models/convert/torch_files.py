@@ -86,8 +86,8 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_rest: Any) ->
     if not isinstance(storage, _Storage):
         raise BadFile("holds a tensor without values")
     shape, strides = tuple(shape), tuple(strides)
-    numbers = (offset, *shape, *strides)
-    if len(shape) != len(strides) or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
+    whole = all(type(number) is int and number >= 0 for number in (offset, *shape, *strides))
+    if len(shape) != len(strides) or not whole:
         raise BadFile("holds a tensor with impossible sizes")
     last = offset + sum((side - 1) * step for side, step in zip(shape, strides, strict=True))
     if 0 not in shape and last >= storage.size:

@@ -20,6 +20,7 @@ COMMANDS = {
     "eval": ("ostrain.cli.evaluate", "Measure an autoencoder: PSNR, SSIM and LPIPS of its reconstructions."),
     "data": ("ostrain.cli.data", "Make, check and count annotations; encode captions and clips."),
     "ckpt": ("ostrain.cli.ckpt", "List, verify, export, reshard and compare checkpoints."),
+    "convert": ("ostrain.cli.convert", "Turn weights of PyTorch and MindSpore into safetensors, and back."),
     "rm": ("ostrain.cli.rm", "Delete a run: its directories, its checkpoints, its entry."),
     "render": ("ostrain.cli.render", "Print the files and commands a job compiles to."),
     "bench": ("ostrain.cli.bench", "Run a matrix of layouts, measure and compare them."),

@@ -6,7 +6,8 @@ TRAIN_KEYS: dict[str, dict[str, str]] = {
     "TrainConfig": {
         "recipe": "bundled defaults to start from; every other key overrides one of them",
         "model": "the diffusion transformer",
-        "init_from": "weights to start from, a .safetensors file on the nodes",
+        "init_from": "weights to start from: safetensors, .pth, .bin, .ckpt, a folder or a checkpoint, on the nodes",
+        "allow_partial": "those weights may lack parameters or hold others; what happened is in the log by name",
         "autoencoder": "how pixels become latents",
         "text": "who embeds captions during training, where text_embeddings is not set",
         "data": "clips, captions and their sizes",
