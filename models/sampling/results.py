@@ -16,18 +16,19 @@ from models.sampling.requests import Request
 RECORDS = "samples.jsonl"
 # Settings that do not change what a result shows.
 _BESIDE = ("layout", "max_device_memory", "batch_size", "output", "start_index", "end_index", "prompts", "prompt_path",
-           "stage", "num_samples", "recipe", "root")  # fmt: skip
+           "stage", "num_samples", "recipe", "root", "weights")  # fmt: skip
 _SHOWN = 5
 
 
 class Results:
     """Finished results by path. ``folder``: where they go."""
 
-    def __init__(self, run_dir: Path, folder: Path, config: SampleConfig) -> None:
+    def __init__(self, run_dir: Path, folder: Path, config: SampleConfig, weights: str) -> None:
+        """weights: what changes with them."""
         self.folder, self._config = folder, config
         self._path = run_dir / RECORDS
         told = config.model_dump(mode="json", exclude=set(_BESIDE))
-        self._settings = json.dumps(told, sort_keys=True)
+        self._settings = weights + json.dumps(told, sort_keys=True)
         self._done = {record["path"]: record for record in read_records(self._path)}
 
     def key(self, request: Request) -> str:

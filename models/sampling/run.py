@@ -48,7 +48,8 @@ class SampleRun:
         if self.task.world.leader:
             prepare_records(self.task.run_dir)
         self.task.world.barrier()
-        self.results = Results(self.task.run_dir, self.folder, self.config)
+        weights = self.source.mark() if self.source is not None else ""
+        self.results = Results(self.task.run_dir, self.folder, self.config, weights)
         self._progress = self._make_progress(0)
         self._banner()
         {"text": self._embed, "latents": self._sample, "all": self._sample, "decode": self._decode}[self.config.stage]()
@@ -200,7 +201,11 @@ class SampleRun:
     def _encoder(self) -> text.TextEncoder:
         config = self.config
         assert config.text is not None
-        encoder = text.build(config.text, self.root, self.task.log.warning)
+        told = config.text
+        if config.model is not None:
+            # The encoder cuts what the network has no room for, and says so.
+            told = told.model_copy(update={"max_length": min(told.max_length, config.model.model_max_length)})
+        encoder = text.build(told, self.root, self.task.log.warning)
         if config.model is not None and encoder.channels != config.model.caption_channels:
             raise PayloadError(
                 BAD_CONFIG, "the text encoder does not fit the model", where="sample.text",

@@ -29,6 +29,11 @@ class Source:
     step: int | None
     config: dict[str, Any]
 
+    def mark(self) -> str:
+        """Changes when the weights do: other files, or newer ones."""
+        stat = (self.path if self.step is None else self.path / MANIFEST).stat()
+        return f"{self.path} {stat.st_size} {stat.st_mtime_ns}"
+
 
 def find_weights(path: Path) -> Source:
     """A safetensors file, a folder with ``model.safetensors``, ``step-N``, or a run directory (its newest step).

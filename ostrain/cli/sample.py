@@ -92,7 +92,12 @@ def _run(values: dict[str, Any], run_dir: Path, workers: int, as_json: bool) -> 
     except KeyboardInterrupt:
         say(f"interrupted; the same command goes on with what is missing ({len(made)} results are there)")
         return int(ExitCode.INTERRUPTED)
-    say(f"{len(made)} result{'s' if len(made) != 1 else ''}; records: {os.path.relpath(run_dir / 'samples.jsonl')}")
+    new = (
+        f"{len(made)} new result{'s' if len(made) != 1 else ''}"
+        if made
+        else "nothing new: all results are there already"
+    )
+    say(f"{new}; records: {os.path.relpath(run_dir / 'samples.jsonl')}")
     return int(ExitCode.OK)
 
 
