@@ -28,6 +28,7 @@ _bmm_tb = P.BatchMatMul(transpose_b=True)
 _gather = P.Gather()
 _rsqrt = P.Rsqrt()
 _sigmoid = P.Sigmoid()
+_tile = P.Tile()
 
 
 class Window(NamedTuple):
@@ -138,7 +139,7 @@ class Convolution(nn.Cell):
 def _product(matrix: Tensor, samples: Tensor) -> Tensor:
     """matrix [A, B] @ samples [N, B, C] -> [N, A, C]"""
     n = samples.shape[0]
-    return _bmm(P.tile(matrix.reshape((1,) + matrix.shape), (n, 1, 1)), samples)
+    return _bmm(_tile(matrix.reshape((1,) + matrix.shape), (n, 1, 1)), samples)
 
 
 class AddChannels(nn.Cell):
@@ -224,10 +225,10 @@ class GroupNorm(nn.Cell):
     def _moved(self, x: Tensor, weight: Tensor, bias: Tensor, centered: Tensor, inverse: Tensor) -> Tensor:
         """The norm's result, [N C, pixels]"""
         n, c = x.shape[:2]
-        slope = self._by_channel(inverse, n, c) * P.tile(weight.reshape(c, 1), (n, 1))
+        slope = self._by_channel(inverse, n, c) * _tile(weight.reshape(c, 1), (n, 1))
         centered = centered.reshape(n * c, -1)
         pixels = centered.shape[1]
-        return centered * spread(slope, pixels) + spread(P.tile(bias.reshape(c, 1), (n, 1)), pixels)
+        return centered * spread(slope, pixels) + spread(_tile(bias.reshape(c, 1), (n, 1)), pixels)
 
     def construct(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         centered = self._centered(x)
@@ -250,7 +251,7 @@ class GroupNorm(nn.Cell):
         pixels, count = grad.shape[1], centered.shape[1]
         centered = centered.reshape(n * c, pixels)
         sums, products = row_sums(grad), row_sums(grad * centered)
-        weights = P.tile(weight.reshape(c, 1), (n, 1))
+        weights = _tile(weight.reshape(c, 1), (n, 1))
         rates = self._by_channel(inverse, n, c)
         offset = inverse * self._by_group(sums * weights, n) * (1.0 / count)
         slope = inverse * inverse * inverse * self._by_group(products * weights, n) * (1.0 / count)
