@@ -26,10 +26,10 @@ from models.vae.adversarial import adaptive_weight
 from models.vae.critic import Critic, Pair
 from models.vae.gradients import LossGradients, norm
 from models.vae.lpips import LPIPS
-from models.vae.objective import Objective, freeze_images
+from models.vae.objective import TERMS, Objective, freeze_images
 
 # Losses that are told apart in the metrics, as far as the configuration has them.
-TERMS = ("rec", "kl", "z_rec", "identity", "generator")
+_TOLD = (*TERMS, "generator")
 _LAST_LAYERS = {
     ("OpenSoraVAE_V1_2", "spatial"): "spatial_vae.module.decoder.conv_out.weight",
     ("OpenSoraVAE_V1_2", "temporal"): "temporal_vae.decoder.conv_out.conv.weight",
@@ -82,14 +82,14 @@ class VaeStep(Learner):
     def run(self, batches: Sequence[ClipBatch], lr: float, progress: float = 0.0) -> StepResult:
         """Trains on this rank's micro batches; a collective call: every rank makes it."""
         step = batches[0].step
-        sums = _Sums(dict.fromkeys(TERMS, 0.0), 0.0, [])
+        sums = _Sums(dict.fromkeys(_TOLD, 0.0), 0.0, [])
         for micro, batch in enumerate(batches):
             self._micro_step(batch, micro, sums)
         self._gradients.finish(self.update.reduce)
         own = np.array([*sums.terms.values(), sums.weight, progress], np.float32)
         *terms, weight, told_progress = (float(v) for v in self.mesh.everyone.all_reduce(Tensor(own)).asnumpy())
         result = self.apply(sum(terms), weight, lr)
-        losses = {name: value / weight for name, value in zip(TERMS, terms, strict=True) if value and weight}
+        losses = {name: value / weight for name, value in zip(_TOLD, terms, strict=True) if value and weight}
         if self.critic is not None and self.critic.started(step) and weight and result.applied:
             own_lr = self.config.adversarial.lr or self.config.optimizer.lr
             losses["discriminator"] = self.critic.run(sums.pairs, lr * own_lr / self.config.optimizer.lr, step)
@@ -124,9 +124,10 @@ class VaeStep(Learner):
 
     def _loss(self, x: Tensor, weights: Tensor, *noise: Tensor) -> tuple[Tensor, Tensor]:
         """The weighted sum of all losses, and of each of ``TERMS``."""
-        found, _ = self.objective.losses(x, noise)
-        none = P.zeros((1,), ms.float32)
-        terms = P.concat([(found[name] * weights).sum().reshape(1) if name in found else none for name in TERMS])
+        parts = []
+        for term in self.objective.losses(x, noise):
+            parts.append(P.zeros((1,), ms.float32) if term is None else (term * weights).sum().reshape(1))
+        terms = P.concat(parts)
         return terms.sum(), terms
 
     def _generator_loss(self, x: Tensor, weights: Tensor, *noise: Tensor) -> tuple[Tensor, Tensor]:

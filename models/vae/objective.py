@@ -22,6 +22,10 @@ from models.vae.losses import nll, per_clip
 from models.vae.lpips import LPIPS
 from models.vae.pipeline import VideoAutoencoderPipeline
 
+# Of pixels (with the perceptual loss), divergence, of image latents, of single frames' latents.
+TERMS = ("rec", "kl", "z_rec", "identity")
+# float32 [B] each, in the order of ``TERMS``; None for what is not wanted.
+Terms = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 Network = VideoAutoencoderKL | VideoAutoencoderPipeline
 # A part of the network and its arguments -> its result; recomputes in the backward pass, or does not.
 Runner = Callable[..., Any]
@@ -37,14 +41,14 @@ class Objective:
         # Without recomputation pieces would save nothing: they are for memory alone.
         self._micro = config.autoencoder.micro_batch_size if config.recompute else None
 
-    def losses(self, x: Tensor, noise: Sequence[Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Losses by name, float32 [B] each, to be added; and the reconstruction [B, 3, T, H, W], None if nobody asks.
+    def losses(self, x: Tensor, noise: Sequence[Tensor]) -> Terms:
+        """Losses of each clip, to be added.
 
         x float32 [B, 3, T, H, W] in [-1, 1]; noise [B, C, t, h, w] each, as in ``AutoencoderConfig.noise_shapes``.
         """
         if isinstance(self.network, VideoAutoencoderKL):
-            recon, terms = self._frames_alone(self.network, x, noise[0])
-            return self._pixel_losses(x, recon) | terms, recon
+            recon, by_clip = self._frames_alone(self.network, x, noise[0])
+            return self._pixel_loss(x, recon), self._divergence(by_clip), None, None
         return self._clip_losses(self.network, x, noise)
 
     def reconstruct(self, x: Tensor, noise: Sequence[Tensor]) -> Tensor:
@@ -55,41 +59,40 @@ class Objective:
         z, _ = self._run(self.network.encode_clip, latents, noise[1])
         return self._pixels(self.network.spatial_vae, self._run(self.network.decode_clip, z, x.shape[2]))
 
-    def _frames_alone(self, network: VideoAutoencoderKL, x: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _frames_alone(self, network: VideoAutoencoderKL, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The reconstruction, and the divergence of each clip's latents [B]."""
         rows, drawn = as_rows(x).astype(self.dtype), as_rows(noise)
         moments = self._in_micro_batches(network.module.encode, rows)
         latents = draw(moments.astype(ms.float32), drawn) * network.scale_factor
         recon = self._pixels(network, as_video(latents, x.shape[0]))
         by_frame = divergence(moments.astype(ms.float32)).reshape(x.shape[0], -1)
-        return recon, self._divergence(by_frame.mean(-1))
+        return recon, by_frame.mean(-1)
 
-    def _clip_losses(
-        self, network: VideoAutoencoderPipeline, x: Tensor, noise: Sequence[Tensor]
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
+    def _clip_losses(self, network: VideoAutoencoderPipeline, x: Tensor, noise: Sequence[Tensor]) -> Terms:
         config, (clips, _, frames) = self.config, x.shape[:3]
         x_z = self._image_latents(network.spatial_vae, x, noise[0])
         if config.freeze_vae_2d:
             x_z = P.stop_gradient(x_z)
         z, moments = self._run(network.encode_clip, x_z.astype(self.dtype), noise[1])
         x_z_rec = self._run(network.decode_clip, z, frames).astype(ms.float32)
-        recon, found = None, {}
+        rec, kl, z_rec, identity = None, None, None, None
         if config.use_real_rec_loss:
-            recon = self._pixels(network.spatial_vae, x_z_rec)
-            found = self._pixel_losses(x, recon) | self._divergence(divergence(moments.astype(ms.float32)))
+            rec = self._pixel_loss(x, self._pixels(network.spatial_vae, x_z_rec))
+            kl = self._divergence(divergence(moments.astype(ms.float32)))
         if config.use_z_rec_loss:
-            found["z_rec"] = per_clip(nll(x_z, x_z_rec, config.logvar_init, None, 0.0), clips)
+            z_rec = per_clip(nll(x_z, x_z_rec, config.logvar_init, None, 0.0), clips)
         if config.use_image_identity_loss and frames == 1:
-            found["identity"] = per_clip(nll(x_z, z.astype(ms.float32), config.logvar_init, None, 0.0), clips)
-        return found, recon
+            identity = per_clip(nll(x_z, z.astype(ms.float32), config.logvar_init, None, 0.0), clips)
+        return rec, kl, z_rec, identity
 
-    def _pixel_losses(self, x: Tensor, recon: Tensor) -> dict[str, Tensor]:
+    def _pixel_loss(self, x: Tensor, recon: Tensor) -> Tensor:
         weight = self.config.perceptual_loss_weight
         distance = None if self.distance is None else self.distance(as_rows(x), as_rows(recon))
-        return {"rec": per_clip(nll(x, recon, self.config.logvar_init, distance, weight), x.shape[0])}
+        return per_clip(nll(x, recon, self.config.logvar_init, distance, weight), x.shape[0])
 
-    def _divergence(self, by_clip: Tensor) -> dict[str, Tensor]:
+    def _divergence(self, by_clip: Tensor) -> Tensor | None:
         weight = self.config.kl_loss_weight
-        return {"kl": by_clip * weight} if weight > 0 else {}
+        return by_clip * weight if weight > 0 else None
 
     def _image_latents(self, network: VideoAutoencoderKL, x: Tensor, noise: Tensor) -> Tensor:
         """float32 [B, C, T, h, w]"""
