@@ -83,7 +83,7 @@ class TrainConfig(TaskConfig):
 def unrunnable(config: TrainConfig) -> list[tuple[tuple[str, ...], str]]:
     """What renders but cannot run: (path below ``train``, why)."""
     found: list[tuple[tuple[str, ...], str]] = []
-    if config.autoencoder.type != "identity":
+    if config.autoencoder.type != "identity" and not config.data.latents:
         found.append((("autoencoder", "type"), "this version of the payload trains on pixels; set type to identity"))
     found += contradictions(config.model, config.diffusion, config.data, config.mask_ratios)
     found += text_problems(config.text, config.data, config.model)
