@@ -49,4 +49,4 @@ class Commands:
     def submit(self, job: Path, settings: Sequence[str] = ()) -> str:
         """Submits a job and watches it to its end; the run's name."""
         told = self.data("submit", job, "--follow", *(word for one in settings for word in ("--set", one)))
-        return str(told["run"])
+        return str(told["run_id"])

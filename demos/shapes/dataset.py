@@ -53,7 +53,8 @@ def make(folder: Path, clips: int, real: Path, seed: int = 7) -> dict[str, int]:
     _write(folder / "held_out.csv", other)
     captions = [{"caption": scene.caption(), **vars(scene)} for scene in test_scenes()]
     (folder / "test.json").write_text(json.dumps(captions, indent=1) + "\n")
-    (folder / "prompts.txt").write_text("".join(f"{one['caption']}\n" for one in captions))
+    with (folder / "prompts.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["prompt"], *([one["caption"]] for one in captions)])
     return {"train": len(train), "held_out": len(other), "prompts": len(captions)}
 
 
@@ -106,7 +107,7 @@ def _write(path: Path, rows: list[Row]) -> None:
 
 def clear(folder: Path) -> None:
     """Removes what an earlier telling left in ``folder``."""
-    for name in ("videos", "train.csv", "held_out.csv", "test.json", "prompts.txt"):
+    for name in ("videos", "train.csv", "held_out.csv", "test.json", "prompts.csv"):
         path = folder / name
         if path.is_dir():
             shutil.rmtree(path)

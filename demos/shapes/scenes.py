@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-SIZE, FRAMES, FPS = 64, 17, 8
+SIZE, FRAMES, FPS = 32, 17, 8
 COLOURS = {
     "red": (225, 45, 40),
     "green": (40, 190, 60),

@@ -26,7 +26,7 @@ def test_the_judge_sees_what_was_drawn(colour: str, direction: str, shape: str) 
 
 def test_the_judge_sees_it_through_noise_and_compression(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    frames = frames_of(Scene("blue", "up", "circle"), random).astype(float) + random.normal(0, 8, (17, 64, 64, 3))
+    frames = frames_of(Scene("blue", "up", "circle"), random).astype(float) + random.normal(0, 8, (17, 32, 32, 3))
     write_clip(tmp_path / "a.mp4", np.clip(frames, 0, 255).astype(np.uint8))
     with av.open(str(tmp_path / "a.mp4")) as container:
         decoded = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
@@ -36,11 +36,11 @@ def test_the_judge_sees_it_through_noise_and_compression(tmp_path: Path) -> None
 
 def test_nothing_is_read_into_noise_grey_or_stillness() -> None:
     random = np.random.default_rng(0)
-    grey = np.full((17, 64, 64, 3), 90, np.uint8)
+    grey = np.full((17, 32, 32, 3), 90, np.uint8)
     assert look(grey).colour is None
     still = np.repeat(frames_of(Scene("red", "left", "square"), random)[:1], 17, 0)
     assert (look(still).colour, look(still).direction) == ("red", None)
-    noise = random.integers(0, 255, (17, 64, 64, 3), np.uint8)
+    noise = random.integers(0, 255, (17, 32, 32, 3), np.uint8)
     assert look(noise).direction is None
 
 
@@ -57,8 +57,8 @@ def test_the_data_set_keeps_pairs_back(tmp_path: Path) -> None:
     for row in rows:
         with av.open(str(tmp_path / "videos" / row["video"])) as container:
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-        assert len(frames) == 17 and frames[0].shape == (64, 64, 3)
-    assert len((tmp_path / "prompts.txt").read_text().splitlines()) == 20
+        assert len(frames) == 17 and frames[0].shape == (32, 32, 3)
+    assert len((tmp_path / "prompts.csv").read_text().splitlines()) == 21
 
 
 def test_the_same_seed_makes_the_same_clips(tmp_path: Path) -> None:
