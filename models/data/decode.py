@@ -150,4 +150,6 @@ def _index(path: Path) -> _Index:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, av.EOFError):
+        return "holds no frames, or ends before them"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

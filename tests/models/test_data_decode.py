@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from models.data.decode import DecodeError, Header, read_frames, read_header
-from tests.models.clips import QUICKSTART, all_frames, damage, make_clip
+from tests.models.clips import QUICKSTART, all_frames, damage, make_clip, rotate
 
 
 def check(path: Path, picks: list[list[int]]) -> None:
@@ -58,6 +59,59 @@ def test_truncated_file_is_found_out_by_its_header(tmp_path: Path, keep: float) 
     path.write_bytes(data[: keep if isinstance(keep, int) else int(len(data) * keep)])
     with pytest.raises(DecodeError, match=r"\w"):
         read_header(path)
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_rotated_clips_are_shown_upright(tmp_path: Path, turns: int) -> None:
+    path = make_clip(tmp_path / "clip.mp4", 6, size=(32, 64))
+    stored = all_frames(path)
+    rotate(path, turns)
+    header = read_header(path)
+    assert (header.height, header.width) == ((64, 32) if turns % 2 else (32, 64))
+    frames = read_frames(path, np.array([0, 5]))
+    for got, number in zip(frames, (0, 5), strict=True):
+        assert np.array_equal(got, np.rot90(stored[number], turns))
+
+
+def test_four_frames(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "clip.mp4", 4)
+    check(path, [[0], [0, 1, 2, 3], [3]])
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
+def test_clip_without_frames(tmp_path: Path, name: str) -> None:
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        container.start_encoding()
+    with pytest.raises(DecodeError, match=r"holds no|Invalid data"):
+        read_header(tmp_path / name)
+
+
+def test_sound_without_pictures(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(DecodeError, match="holds no video stream"):
+        read_header(tmp_path / "sound.mp4")
+
+
+def test_ten_bits_keep_their_colours(tmp_path: Path) -> None:
+    eight, ten = (make_clip(tmp_path / f"{depth}.mp4", 4, pix_fmt=depth) for depth in ("yuv420p", "yuv420p10le"))
+    difference = read_frames(eight, np.arange(4)).astype(int) - read_frames(ten, np.arange(4))
+    # Another encoder; eight bits taken for ten would be off by far more.
+    assert np.abs(difference).mean() < 15
+
+
+def test_variable_rate_counts_frames_not_seconds(tmp_path: Path) -> None:
+    times = [n * n for n in range(10)]
+    path = make_clip(tmp_path / "clip.mp4", 10, times=times)
+    assert read_header(path).frames == 10
+    assert 2 < read_header(path).fps < 6
+    check(path, [[0, 9], [4, 5]])
 
 
 def test_not_a_video(tmp_path: Path) -> None:
