@@ -29,8 +29,8 @@ class PerceptualConfig(Section):
 
     lpips: VGG16 with LPIPS's weights. vgg: a file with torchvision's VGG16 (``features.0.weight`` …), or one that has
     everything under upstream's names (``net.slice1.0.weight`` …); lin: one with the ``lin`` weights (upstream:
-    vgg.pth). random: a fixed network of random features with ``channels``; needs no files and is only a stand-in for
-    small trials.
+    vgg.pth); both .pth or safetensors. random: a fixed network of random features with ``channels``; needs no files
+    and is only a stand-in for small trials.
     """
 
     type: Literal["lpips", "random"] = "lpips"

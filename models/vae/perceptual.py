@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from models.config.train_vae import PerceptualConfig
+from models.convert.files import open_weights
 from models.exits import BAD_CONFIG, PayloadError
-from models.vae.loading import read_weights
 from models.vae.lpips import LPIPS, from_weights, random_features
+
+_PARTS = ("features.", "net.", "lin", "scaling_layer.")
 
 
 def build_perceptual(config: PerceptualConfig, folder: Path, seed: int) -> LPIPS:
@@ -27,5 +29,7 @@ def build_perceptual(config: PerceptualConfig, folder: Path, seed: int) -> LPIPS
     paths = [folder / name for name in (config.vgg, config.lin) if name is not None]
     weights: dict[str, np.ndarray] = {}
     for path in paths:
-        weights |= read_weights(path)
+        # VGG16's classifier is most of its file and of no use here.
+        stored = open_weights(path).weights
+        weights |= {name: value.values() for name, value in stored.items() if name.startswith(_PARTS)}
     return from_weights(weights, ", ".join(str(path) for path in paths))
