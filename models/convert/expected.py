@@ -94,9 +94,9 @@ def _autoencoder(kind: str, names: Iterable[str]) -> list[str]:
         parts = ("quant_conv.conv", "post_quant_conv.conv", "encoder.norm1", "encoder.conv2.conv", "decoder.conv1.conv",
                  "decoder.norm1", "decoder.conv_out.conv")  # fmt: skip
         wanted += _both(f"{temporal}{part}" for part in parts) + [f"{temporal}encoder.conv_in.conv.weight"]
-        found = {match[1] for name in names
-                 if (match := re.match(rf"({re.escape(temporal)}\w+\.(?:block_)?res_blocks\.[\d.]+)\.", name))}  # fmt: skip
-        wanted += [f"{block}.{part}" for block in sorted(found) for part in _TEMPORAL]
+        block = re.compile(rf"({re.escape(temporal)}\w+\.(?:block_)?res_blocks\.[\d.]+)\.")
+        found = {match[1] for name in names if (match := block.match(name))}
+        wanted += [f"{place}.{part}" for place in sorted(found) for part in _TEMPORAL]
     return wanted
 
 

@@ -86,17 +86,28 @@ class IDDPM:
         )
         self.tables: Tables = diffusion_tables(betas, self.options.precision)
         self.num_timesteps = len(betas)
-        self._on_device = {name: Tensor(table.astype(np.float32)) for name, table in vars(self.tables).items()}
-        self._on_device["log_betas"] = Tensor(np.log(self.tables.betas).astype(np.float32))
+        self._wide = ops.device_target() == "CPU"
+        rows = {name: table.astype(np.float32) for name, table in vars(self.tables).items()}
+        rows["log_betas"] = np.log(self.tables.betas).astype(np.float32)
+        rows["fixed_log_variance"] = rows["posterior_log_variance_clipped"]
         if not self.options.sigma_small and self.num_timesteps > 1:
             largest = np.append(self.tables.posterior_variance[1], self.tables.betas[1:])
-            self._on_device["fixed_log_variance"] = Tensor(np.log(largest).astype(np.float32))
-        else:
-            self._on_device["fixed_log_variance"] = self._on_device["posterior_log_variance_clipped"]
+            rows["fixed_log_variance"] = np.log(largest).astype(np.float32)
+        # One tensor and places in it: compiled functions take these as constants, a mapping of tensors they do not.
+        self._rows = {name: place for place, name in enumerate(rows)}
+        self._on_device = Tensor(np.stack(list(rows.values())))
+        self._kept = Tensor(self.timestep_map)
 
     def at(self, table: str, t: Tensor) -> Tensor:
         """The entries of a table at steps t [B]: float32 [B, 1, 1, 1, 1]."""
-        return P.gather(self._on_device[table], t, 0).reshape(-1, 1, 1, 1, 1)
+        return P.gather(self._on_device[self._rows[table]], t, 0).reshape(-1, 1, 1, 1, 1)
+
+    def _exact(self, x: Tensor) -> Tensor:
+        """x for exponentials and logarithms: in float64 on the CPU, whose float32 kernels are off by up to 4e-6."""
+        return x.astype(ms.float64) if self._wide else x
+
+    def _deviation(self, log_variance: Tensor) -> Tensor:
+        return P.exp(0.5 * self._exact(log_variance)).astype(ms.float32)
 
     def steps(self, t: Tensor) -> Tensor:
         """Steps held as float32 [B] -> int64 [B]."""
@@ -104,7 +115,7 @@ class IDDPM:
 
     def model_timesteps(self, t: Tensor) -> Tensor:
         """The steps of the full process, which is what the network is told: int64 [B]."""
-        return P.gather(Tensor(self.timestep_map), t, 0)
+        return P.gather(self._kept, t, 0)
 
     def add_noise(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """q(x_t | x_0): x_start and noise [B, C, T, H, W] -> x_t."""
@@ -124,6 +135,10 @@ class IDDPM:
 
     def predict(self, out: Tensor, x_t: Tensor, t: Tensor) -> Prediction:
         """p(x_{t-1} | x_t) from a network output [B, 2 C, T, H, W] (C without learned variance)."""
+        return Prediction(*self._predicted(out, x_t, t))
+
+    def _predicted(self, out: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The fields of a :class:`Prediction`: compiled functions make no objects, and would lose gradients in them."""
         channels = x_t.shape[1]
         mean_part = out[:, :channels]
         if self.options.learn_sigma:
@@ -139,7 +154,7 @@ class IDDPM:
         else:
             scaled = self.at("sqrt_recip_alphas_cumprod", t) * x_t
             x_start = scaled - self.at("sqrt_recipm1_alphas_cumprod", t) * mean_part
-        return Prediction(self.posterior_mean(x_start, x_t, t), log_variance, x_start)
+        return self.posterior_mean(x_start, x_t, t), log_variance, x_start
 
     def training_losses(
         self,
@@ -168,16 +183,30 @@ class IDDPM:
         noise: Tensor,
         x_mask: Tensor | None = None,
         weights: np.ndarray | None = None,
-        share: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """The losses of a network output. The bound teaches the variance only: the mean is held fixed in it.
+        """The losses of a network output by name, float32 [B] each."""
+        parts = self.loss_parts(out, x_start, x_t, t, noise, x_mask, None, weights)
+        return {name: part for name, part in zip(("loss", "mse", "vb"), parts, strict=True) if part is not None}
+
+    def loss_parts(
+        self,
+        out: Tensor,
+        x_start: Tensor,
+        x_t: Tensor,
+        t: Tensor,
+        noise: Tensor,
+        x_mask: Tensor | None = None,
+        share: Tensor | None = None,
+        weights: np.ndarray | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The loss, its squared error and its bound. The bound teaches the variance only: the mean is fixed in it.
 
         share: None, or how much every value counts in the mean of its sample (:mod:`models.diffusion.tokens`).
         """
         if self.options.use_kl:
             if x_mask is not None:
                 raise ValueError("training on the variational bound alone does not know frame masks")
-            return {"loss": self.variational_bound(out, x_start, x_t, t, None, share) * self.num_timesteps}
+            return self.variational_bound(out, x_start, x_t, t, None, share) * self.num_timesteps, None, None
         channels = x_start.shape[1]
         mean_part = out[:, :channels]
         squares = ((x_start if self.options.predict_xstart else noise) - mean_part) ** 2
@@ -185,12 +214,12 @@ class IDDPM:
             squares = P.gather(Tensor(weights.astype(np.float32)), t, 0).reshape(-1, 1, 1, 1, 1) * squares
         mse = _mean(squares, x_mask, share)
         if not self.options.learn_sigma:
-            return {"mse": mse, "loss": mse}
+            return mse, mse, None
         frozen = P.concat((P.stop_gradient(mean_part), out[:, channels:]), 1)
         vb = self.variational_bound(frozen, x_start, x_t, t, x_mask, share)
         if self.options.rescale_learned_sigmas:
             vb = vb * (self.num_timesteps / 1000.0)
-        return {"mse": mse, "vb": vb, "loss": mse + vb}
+        return mse + vb, mse, vb
 
     def variational_bound(
         self,
@@ -203,12 +232,12 @@ class IDDPM:
     ) -> Tensor:
         """A step's term of the bound in bits per value, [B]: the divergence from the posterior; at t = 0 the negative
         log likelihood of x_start under a Gaussian cut into 255ths."""
-        prediction = self.predict(out, x_t, t)
-        true_log_variance = _exact(self.at("posterior_log_variance_clipped", t))
-        true_mean = _exact(self.posterior_mean(x_start, x_t, t))
-        mean, log_variance = _exact(prediction.mean), _exact(prediction.log_variance)
+        mean, log_variance, _ = self._predicted(out, x_t, t)
+        true_log_variance = self._exact(self.at("posterior_log_variance_clipped", t))
+        true_mean = self._exact(self.posterior_mean(x_start, x_t, t))
+        mean, log_variance = self._exact(mean), self._exact(log_variance)
         divergence = _mean(_gaussian_divergence(true_mean, true_log_variance, mean, log_variance), x_mask, share)
-        likelihood = _mean(_log_likelihood(_exact(x_start), mean, 0.5 * log_variance), x_mask, share)
+        likelihood = _mean(_log_likelihood(self._exact(x_start), mean, 0.5 * log_variance), x_mask, share)
         return (P.where(t == 0, -likelihood, divergence) * BITS).astype(ms.float32)
 
     def sample(
@@ -250,7 +279,7 @@ class IDDPM:
             prediction = self.predict(self.guide(out, guidance_scale, z.shape[1]), z, t)
             z = self._ddim_step(prediction, z, t, eta) if ddim else prediction.mean
             if step > 0 and (eta or not ddim):
-                z = z + (self._ddim_sigma(t, eta) if ddim else _deviation(prediction.log_variance)) * noise(draw)
+                z = z + (self._ddim_sigma(t, eta) if ddim else self._deviation(prediction.log_variance)) * noise(draw)
             draw += 1
             if first is not None:
                 z = P.where(_per_frame(Tensor(first < step)), kept, z)
@@ -273,15 +302,6 @@ class IDDPM:
     def _ddim_sigma(self, t: Tensor, eta: float) -> Tensor:
         now, before = self.at("alphas_cumprod", t), self.at("alphas_cumprod_prev", t)
         return eta * P.sqrt((1 - before) / (1 - now)) * P.sqrt(1 - now / before)
-
-
-def _exact(x: Tensor) -> Tensor:
-    """x for exponentials and logarithms: in float64 on the CPU, whose float32 kernels are off by up to 4e-6."""
-    return x.astype(ms.float64) if ops.device_target() == "CPU" else x
-
-
-def _deviation(log_variance: Tensor) -> Tensor:
-    return P.exp(0.5 * _exact(log_variance)).astype(ms.float32)
 
 
 def _per_frame(mask: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class IDDPMTraining:
         x_t = process.noised_input(x_start, steps, noise, x_mask)
         timestep = process.model_timesteps(steps)
         out = model(x_t, timestep, y, mask, x_mask, fps, height, width, num_frames, ar, drop_ids)
-        return process.loss_terms(out, x_start, x_t, steps, noise, x_mask)["loss"]
+        return process.loss_parts(out, x_start, x_t, steps, noise, x_mask)[0]
 
     def token_loss(
         self,
@@ -89,8 +89,7 @@ class IDDPMTraining:
         tokens = model.tokens(x_t, timestep, y, mask, x_mask, fps, height, width, num_frames, ar, drop_ids)
         share = own_values(model, shares(x_start, x_mask))
         own = [own_values(model, value) for value in (x_start, x_t, noise)]
-        terms = process.loss_terms(own_outputs(model, tokens), own[0], own[1], steps, own[2], None, None, share)
-        return terms["loss"]
+        return process.loss_parts(own_outputs(model, tokens), own[0], own[1], steps, own[2], None, share)[0]
 
 
 def build(config: DiffusionConfig, model: ModelConfig) -> Process:
