@@ -147,7 +147,8 @@ class _Encoding:
             facts = {"path": str(video), "line": target.row.line, "reason": reason}
             self._task.report.event("clip_skipped", **facts)
             return "failed"
-        arrays |= {"fps": np.float64(header.fps), "ori_size": np.array([header.height, header.width], np.int32)}
+        arrays["fps"] = np.array(header.fps, np.float64)
+        arrays["ori_size"] = np.array([header.height, header.width], np.int32)
         write_npz(target.path, arrays)
         return "done"
 

@@ -52,8 +52,8 @@ class Counter:
         names = list(self.counts)
         total = task.world.sum(np.array([self.counts[name] for name in names], np.float32))
         seconds = time.monotonic() - self._start
-        summary = dict(zip(names, (int(count) for count in total), strict=True)) | {"seconds": round(seconds, 3)}
-        summary |= facts
+        summary: dict[str, object] = dict(zip(names, (int(count) for count in total), strict=True))
+        summary |= {"seconds": round(seconds, 3), **facts}
         if task.world.rank == 0:
             write_atomic(task.run_dir / SUMMARY, (json.dumps(summary) + "\n").encode())
             task.report.event(event, **summary)

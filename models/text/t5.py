@@ -51,7 +51,8 @@ def position_buckets(offsets: np.ndarray, buckets: int, max_distance: int) -> np
     ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
     grown = ratio / np.float32(math.log(max_distance / exact)) * np.float32(half - exact)
     far = np.minimum(exact + grown.astype(np.int64), half - 1)
-    return np.where(offsets > 0, half, 0) + np.where(distance < exact, distance, far)
+    found: np.ndarray = np.where(offsets > 0, half, 0) + np.where(distance < exact, distance, far)
+    return found
 
 
 class Table(nn.Cell):

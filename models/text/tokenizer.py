@@ -97,7 +97,7 @@ def from_spiece(model: spiece.SentencePieceModel) -> Tokenizer:
     known = {piece.text for piece in model.pieces}
     extra = [f"<extra_id_{number}>" for number in reversed(range(EXTRA_IDS))]
     vocabulary += [(text, 0.0) for text in extra if text not in known]
-    tokenizer = library.Tokenizer(library.models.Unigram(vocabulary, model.unk_id, False))
+    tokenizer: Tokenizer = library.Tokenizer(library.models.Unigram(vocabulary, model.unk_id, False))
     steps = [library.normalizers.Precompiled(model.character_map)] if model.character_map else []
     if model.single_spaces:
         steps += [library.normalizers.Strip(), library.normalizers.Replace(library.Regex(" {2,}"), " ")]

@@ -108,11 +108,11 @@ def _count(result: Statistics, choices: Sequence[Choice]) -> None:
 
 def _order(bucket: str) -> tuple[int, int, str]:
     """Most pixels and most frames first; shapes by their numbers."""
-    from models.data import aspect
+    from models.data.aspect import num_pixels
 
     resolution, _, frames = bucket.partition("/")
     if frames:
-        return aspect.num_pixels(resolution), int(frames), bucket
+        return num_pixels(resolution), int(frames), bucket
     numbers = [int(part) for part in bucket.split("x")]
     return numbers[1] * numbers[2], numbers[0], bucket
 
