@@ -22,6 +22,7 @@ COMMANDS = {
     "ckpt": ("ostrain.cli.ckpt", "List, verify, export, reshard and compare checkpoints."),
     "convert": ("ostrain.cli.convert", "Turn weights of PyTorch and MindSpore into safetensors, and back."),
     "rm": ("ostrain.cli.rm", "Delete a run: its directories, its checkpoints, its entry."),
+    "ranktable": ("ostrain.cli.ranktable", "Make, check, merge, convert and explain HCCL's rank tables."),
     "render": ("ostrain.cli.render", "Print the files and commands a job compiles to."),
     "bench": ("ostrain.cli.bench", "Run a matrix of layouts, measure and compare them."),
     "schema": ("ostrain.cli.schema", "Print the JSON schema of job files, for editors."),
