@@ -53,7 +53,7 @@ class Results:
             more = f" and {len(strangers) - _SHOWN} more" if len(strangers) > _SHOWN else ""
             raise PayloadError(
                 BAD_CONFIG,
-                f"{len(strangers)} results are there already",
+                "results are there already" if len(strangers) > 1 else "a result is there already",
                 where=str(self.folder),
                 why=", ".join(path.name for path in strangers[:_SHOWN]) + more,
                 next_step="choose another output.dir, or set output.existing to skip or overwrite",

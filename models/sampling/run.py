@@ -178,8 +178,9 @@ class SampleRun:
     def _engine(self, shape: Shape, requests: Sequence[Request]) -> tuple[Engine, Coder]:
         assert self.config.model is not None and self.source is not None
         texts = self._texts(requests)
-        model, what = load_network(self.config, self.source, shape.latent, self.mesh, self.dtype)
-        self.task.log.info(what)
+        model, lines = load_network(self.config, self.source, shape.latent, self.mesh, self.dtype)
+        for line in lines if self.mesh.rank == 0 else ():
+            self.task.log.info(line)
         engine = Engine(self.config, model, shape, texts, alignment(self.config))
         return engine, self._coder()
 

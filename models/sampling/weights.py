@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from models.checkpoint import folder as folders
 from models.checkpoint.convert import export_keys
 from models.checkpoint.manifest import MANIFEST, STATE
 from models.checkpoint.read import read_tensors_of, whole_manifest
-from models.checkpoint.tensors import BadTensors, read_tensors
+from models.convert.files import open_weights
+from models.convert.stored import Weights, of_array
 from models.exits import BAD_CHECKPOINT, PayloadError
 
-MODEL = "model.safetensors"
 _STEP = re.compile(r"step-(\d+)")
 
 
@@ -36,18 +34,12 @@ class Source:
 
 
 def find_weights(path: Path) -> Source:
-    """A safetensors file, a folder with ``model.safetensors``, ``step-N``, or a run directory (its newest step).
+    """``step-N``, a run directory (its newest step), or whatever :func:`models.convert.files.open_weights` reads.
 
-    PayloadError(BAD_CHECKPOINT) where there is nothing of the kind.
+    PayloadError(BAD_CHECKPOINT) where there is nothing, or a checkpoint without its facts.
     """
-    if path.is_file():
-        if path.suffix in (".ckpt", ".pth", ".pt", ".bin"):
-            raise _bad(path, "weights are not a safetensors file", "", f"convert them: ostrain convert {path} …")
-        return Source(path, None, {})
-    if not path.is_dir():
+    if not path.exists():
         raise _bad(path, "weights do not exist", "", "correct sample.weights")
-    if (path / MODEL).is_file():
-        return Source(path / MODEL, None, {})
     step = _STEP.fullmatch(path.name)
     if step and (path / MANIFEST).exists():
         return _checkpoint(path, int(step[1]))
@@ -55,7 +47,7 @@ def find_weights(path: Path) -> Source:
         steps = folders.steps(below) if below.is_dir() else []
         if steps:
             return _checkpoint(folders.step_path(below, steps[-1]), steps[-1])
-    raise _bad(path, "no weights in this folder", f"neither {MODEL} nor a checkpoint step-N", "correct sample.weights")
+    return Source(path, None, {})
 
 
 def _checkpoint(path: Path, step: int) -> Source:
@@ -67,21 +59,20 @@ def _checkpoint(path: Path, step: int) -> Source:
     return Source(path, step, config if isinstance(config, dict) else {})
 
 
-def read_weights(source: Source, use_ema: bool) -> tuple[dict[str, np.ndarray], str]:
+def read_weights(source: Source, use_ema: bool) -> tuple[Weights, str]:
     """All weights by name, and what they are, for people. Averages where the checkpoint has them and they are wanted.
 
     PayloadError(BAD_CHECKPOINT) for damaged or missing parts.
     """
     if source.step is None:
-        try:
-            return read_tensors(source.path), f"weights of {source.path}"
-        except (BadTensors, OSError) as error:
-            why = error.strerror if isinstance(error, OSError) else str(error)
-            raise _bad(source.path, "weights cannot be read", why or "", "name another file") from None
+        opened = open_weights(source.path)
+        section = f", section {opened.section}" if opened.section else ""
+        return opened.weights, f"weights of {opened.path} ({opened.format}{section})"
     manifest = whole_manifest(source.path)
     averaged = use_ema and "ema" in manifest.kinds
     weights = read_tensors_of(source.path, manifest, export_keys(manifest, ema=averaged))
-    return weights, f"{'moving averages' if averaged else 'weights'} of {source.path}"
+    what = f"{'moving averages' if averaged else 'weights'} of {source.path}"
+    return {name: of_array(value) for name, value in weights.items()}, what
 
 
 def _bad(path: Path, what: str, why: str, next_step: str) -> PayloadError:

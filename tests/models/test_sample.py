@@ -91,7 +91,7 @@ def test_interrupted_runs_go_on_and_strangers_stay(tmp_path: Path) -> None:
     assert (tmp_path / "samples" / "sample_0001").is_dir()
     # Another seed makes other results, whose names are taken.
     error = refused(tmp_path, seed=1, **plan)
-    assert error.what == "3 results are there already" and "sample_0000" in error.why and error.exit_code == BAD_CONFIG
+    assert error.what == "results are there already" and "sample_0000" in error.why and error.exit_code == BAD_CONFIG
     skip = {"format": "png", "existing": "skip"}
     assert "0 of 3 results" in sample(tmp_path, seed=1, prompts=plan["prompts"], output=skip)
     assert np.array_equal(frames(tmp_path / "samples" / "sample_0002"), kept)
@@ -188,9 +188,11 @@ def test_a_size_the_network_was_not_made_for(tmp_path: Path) -> None:
     save_file(weights(model) | tables, tmp_path / "model.safetensors")
     sample(tmp_path, **plan)
     plan["output"] = {"dir": "other"}
-    error = refused(tmp_path, num_frames=6, **plan)
-    assert error.what == "STDiT was made for samples of another size" and "pos_embed_temporal" in error.why
+    error = refused(tmp_path, image_size=[8, 16], **plan)
+    assert error.what == "STDiT was made for frames of another size"
+    assert "its weights have 6 patches a frame, these samples 8" in error.why
     assert "size does not fit the model" in refused(tmp_path, image_size=[9, 12], **plan).what
+    assert "positions in time are those of 6 frames; the weights are of 4" in sample(tmp_path, num_frames=6, **plan)
     assert frames(tmp_path / "samples" / "sample_0000").shape == (4, 8, 12, 3)
 
 

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from models.config import ModelConfig
 from models.config.sample import SampleConfig
+from models.convert.stored import of_array
 from models.diffusion.rflow import RFlow
 from models.exits import PayloadError
 from models.sampling import engine as engines
 from models.sampling.engine import Engine
+from models.sampling.network import load_whole
 from models.sampling.noise import latent_noise, step_noise
 from models.sampling.requests import Request, build_requests
 from models.sampling.shapes import Shape, shape_of
 from models.sampling.texts import Embedded, Encoded
 from models.stdit import create
 from models.text import build as build_text
-from models.weights import load_state_dict
 from tests.models.samplers import IDDPM, MODEL, settings, weights
 from tests.parity.cases import Case, load_case
 from tests.parity.stdit import model_of
@@ -34,14 +34,9 @@ def engine_for(align: int | None = None, **over: Any) -> tuple[Engine, SampleCon
     config = SampleConfig(**settings(**over))
     assert config.model is not None and config.text is not None
     model = create(config.model, LATENT)
-    load_state_dict(model, {**fixed(model, config.model), **weights(config.model.model_dump())})
+    made = {name: of_array(value) for name, value in weights(config.model.model_dump()).items()}
+    load_whole(model, config.model, made, "")
     return Engine(config, model, shape_of(config), Encoded(build_text(config.text)), align), config
-
-
-def fixed(model: Any, config: ModelConfig) -> dict[str, np.ndarray]:
-    from models.sampling.network import _tables
-
-    return _tables(model, config, LATENT)
 
 
 def requests_of(config: SampleConfig) -> list[Request]:

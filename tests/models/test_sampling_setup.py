@@ -13,6 +13,7 @@ from models.config.sample import SampleConfig, sample_problems
 from models.exits import BAD_CHECKPOINT, BAD_CONFIG, PayloadError
 from models.sampling.setup import complete, read_sample_config
 from models.sampling.shapes import alignment, repeated_frames, result_frames, shape_of
+from models.sampling.weights import find_weights, read_weights
 from tests.models.samplers import settings
 
 V1_0 = {"type": "STDiT", "hidden_size": 24, "num_heads": 2}
@@ -137,11 +138,15 @@ def test_what_nobody_says(tmp_path: Path) -> None:
 def test_weights_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.pth").touch()
-    for name, what in (
-        ("gone", "weights do not exist"),
-        ("empty", "no weights in this folder"),
-        ("a.pth", "weights are not a safetensors file"),
+    (tmp_path / "step-4").mkdir()
+    (tmp_path / "step-4" / "manifest.json").write_text("{}")
+    for name, what, why in (
+        ("gone", "weights do not exist", ""),
+        ("empty", "weights cannot be read", "is a folder without weights"),
+        ("a.pth", "weights cannot be read", "is empty"),
+        ("step-4", "a checkpoint's facts cannot be read", "state.json"),
     ):
         with pytest.raises(PayloadError) as caught:
-            complete(SampleConfig(**settings(weights=name)), tmp_path)
+            read_weights(find_weights(tmp_path / name), use_ema=True)
         assert caught.value.exit_code == BAD_CHECKPOINT and caught.value.what == what and caught.value.next_step
+        assert why in caught.value.why

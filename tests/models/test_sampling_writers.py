@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from models.exits import PayloadError
 from models.sampling import writers
 from models.sampling.latents import Sampled, join_clips, read_latents, write_latents
-from models.exits import PayloadError
 
 
 def clip(frames: int = 5, height: int = 16, width: int = 24) -> np.ndarray:
