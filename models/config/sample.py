@@ -38,8 +38,9 @@ class OutputConfig(Section):
 class SampleConfig(TaskConfig):
     """Everything the payload needs to sample. Relative paths start at ``root``, which starts at the run directory.
 
-    weights: a file of weights, a folder with one, a checkpoint ``step-N``, or a run directory, whose newest checkpoint is taken (its moving averages where ``use_ema``). What is not said of model, autoencoder, text
-        and diffusion is then as that run has it; so is the size, where the run has only one.
+    weights: a file of weights, a folder with one, a checkpoint ``step-N``, or a run directory, whose newest checkpoint
+        is taken (its moving averages where ``use_ema``). What is not said of model, autoencoder, text and diffusion is
+        then as that run has it; so is the size, where the run has only one.
     prompts, or prompt_path: a text file with one a line, or a CSV with a column ``prompt`` or ``caption`` and, as far
         as wanted, ``negative_prompt``, ``reference_path``, ``mask_strategy``, ``seed``, ``name``. start_index and
         end_index choose a part. text_embeddings: a folder of npz files instead of a text encoder, one a prompt by name.
