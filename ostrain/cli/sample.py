@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from ostrain.cli.common import opened_store
+from ostrain.errors import OstrainError
 from ostrain.states import ExitCode
 from ostrain.talk import say
 
@@ -17,7 +19,7 @@ from ostrain.talk import say
 @click.command()
 @click.argument("config", required=False)
 @click.option("-p", "--prompt", "prompts", multiple=True, metavar="TEXT", help="What to show; may be repeated.")
-@click.option("-w", "--weights", metavar="PATH", help="Weights: a file, a checkpoint or a run directory.")
+@click.option("-w", "--weights", metavar="PATH", help="Weights: a file, a checkpoint, a run.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a key; may be repeated.")
 @click.option("-o", "--out", metavar="DIR", help="Folder for the results [default: output.dir, samples].")
 @click.option("--workers", type=click.IntRange(1, 1024), default=1, show_default=True, help="Processes that share it.")
@@ -40,7 +42,7 @@ def sample(
     """Sample images and videos on this machine.
 
     CONFIG is a YAML file, a recipe such as `opensora_v1_2/sample_t2v`, or a job with `sample:`; it may be left out
-    where --weights names a run directory, which knows its model. Relative paths start in the working directory.
+    where --weights names a run, or its directory, which knows its model. Relative paths start in the working directory.
     With several workers prompts are spread over them, or with layout.sp one video.
 
     An interrupted command, given again, makes what is missing.
@@ -49,7 +51,7 @@ def sample(
 
     texts = [*overrides]
     texts += [override("prompts", list(prompts)), "prompt_path=''"] if prompts else []
-    texts += [override("weights", weights)] if weights is not None else []
+    texts += [override("weights", _place(weights))] if weights is not None else []
     texts += [override("output.dir", out)] if out is not None else []
     texts += ["output.existing=overwrite"] if overwrite else []
     loaded, values = load_sample(config, texts)
@@ -59,6 +61,26 @@ def sample(
         say("the configuration can be sampled")
         return int(ExitCode.OK)
     return _run({**values, "root": str(root)}, run_dir.absolute() if run_dir else folder / "run", workers, as_json)
+
+
+def _place(word: str) -> str:
+    """The path that ``word`` is, or the run directory of a run of this machine (`last`, an id, a job's name)."""
+    if "/" in word or Path(word).exists():
+        return word
+    with opened_store() as store:
+        try:
+            run = store.find(word)
+        except OstrainError:
+            return word  # no run either: whoever reads the weights tells
+    if run.plan.backend != "local":
+        raise OstrainError(
+            f"the checkpoints of {run.run_id} are on its nodes", next_step=f"ostrain ckpt export {run.run_id} …",
+            exit_code=int(ExitCode.USAGE),
+        )  # fmt: skip
+    from cluster.local_backend import local_root
+
+    node = run.plan.nodes[0]
+    return str(Path(local_root(node.access), "runs", run.run_id, node.name))
 
 
 def _run(values: dict[str, Any], run_dir: Path, workers: int, as_json: bool) -> int:

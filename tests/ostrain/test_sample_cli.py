@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import yaml
 from click.testing import CliRunner
 
+from ostrain.cli.sample import _place
 from ostrain.cli.sample import sample as command
 from ostrain.errors import OstrainError, SpecError
 from ostrain.local_task import LocalTask, Tail
@@ -71,6 +74,28 @@ def raise_text(name: str) -> None:
         load_sample(name, [])
     except SpecError as error:
         raise SpecError([], what=str(error)) from None
+
+
+def test_weights_may_be_a_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = SimpleNamespace(name="here", access={})
+    plan = SimpleNamespace(backend="local", nodes=[node])
+
+    class Runs:
+        def find(self, word: str) -> SimpleNamespace:
+            if word != "last":
+                raise OstrainError("no such run")
+            return SimpleNamespace(run_id="r-1", plan=plan)
+
+    monkeypatch.setattr("ostrain.cli.sample.opened_store", lambda: contextlib.nullcontext(Runs()))
+    monkeypatch.setattr("cluster.local_backend.local_root", lambda access: "/state")
+    assert _place("last") == "/state/runs/r-1/here"
+    assert _place("./last") == "./last" and _place("gone") == "gone"
+    (here / "last").touch()
+    assert _place("last") == "last"
+    plan.backend = "ssh"
+    (here / "last").unlink()
+    with pytest.raises(OstrainError, match="checkpoints of r-1 are on its nodes"):
+        _place("last")
 
 
 def test_dry_run_starts_nothing(here: Path) -> None:
