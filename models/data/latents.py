@@ -28,7 +28,7 @@ from models.config import AutoencoderConfig
 from models.data.bucket import Buckets, Choice, Draws, Shape
 from models.data.decode import DecodeError, Header
 from models.data.frames import frame_numbers
-from models.data.npz import UNREADABLE, array_shapes
+from models.data.npz import UNREADABLE, array_shapes, read_rows
 from models.exits import BAD_DATA, PayloadError
 
 SETTINGS = "cache.json"
@@ -209,17 +209,22 @@ class LatentReader:
             raise DecodeError(f"has no latents of {wanted[0]}x{wanted[1]}")
         numbers = self._time.window(file.size.frames, shape.frames, self._interval, draw)
         try:
-            with np.load(file.path, allow_pickle=False) as arrays:
-                mean = arrays["latent_mean"]
-                if mean.shape != (file.size.frames, channels, *wanted):
-                    expected = [file.size.frames, channels, *wanted]
-                    raise DecodeError(f"latent_mean has shape {list(mean.shape)}, not {expected}")
-                z = mean[numbers].astype(np.float32).transpose(1, 0, 2, 3)
-                if "latent_std" in arrays:
-                    std = arrays["latent_std"][numbers].transpose(1, 0, 2, 3)
-                    z = z + std * noise.standard_normal(z.shape, np.float32)
+            shapes = array_shapes(file.path)
+            expected = (file.size.frames, channels, *wanted)
+            if shapes["latent_mean"] != expected:
+                raise DecodeError(f"latent_mean has shape {list(shapes['latent_mean'])}, not {list(expected)}")
+            z = _frames(file.path, "latent_mean", numbers)
+            if "latent_std" in shapes:
+                z = z + _frames(file.path, "latent_std", numbers) * noise.standard_normal(z.shape, np.float32)
         except (*UNREADABLE, KeyError) as error:
             raise DecodeError(f"latents cannot be read ({error})") from None
         if not np.isfinite(z).all():
             raise DecodeError("latents hold values that are not finite")
         return np.ascontiguousarray(z * self._scale)
+
+
+def _frames(path: Path, name: str, numbers: np.ndarray) -> np.ndarray:
+    """Latent frames of an array, ascending: float32 [C, t, h, w]."""
+    first, last = int(numbers[0]), int(numbers[-1])
+    rows = read_rows(path, name, first, last + 1)[numbers - first]
+    return rows.astype(np.float32).transpose(1, 0, 2, 3)
