@@ -1,4 +1,5 @@
 # make demo   sets everything up and trains on real video on this machine
+# make demo-full   the whole story: autoencoder, captions, training, sampling (less than an hour on two cores)
 # make test   sets everything up and runs every check and test
 VENV ?= .venv
 PYTHON ?= python3
@@ -6,8 +7,11 @@ export PYTHON MAKECMDGOALS
 BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo demo-full test lint bench clean
 .DEFAULT_GOAL := setup
+
+# Tests that bring up nodes or several workers: one after the other. The rest runs on two cores.
+ALONE := tests/cluster tests/e2e tests/layouts
 
 setup: $(VENV)/.installed
 
@@ -19,6 +23,10 @@ demo: setup
 	tools/system-packages
 	ostrain submit jobs/quickstart.yaml --follow --report demo
 
+demo-full: setup
+	tools/system-packages
+	python -m demos.shapes.story demo-full
+
 lint: setup
 	ruff check .
 	ruff format --check .
@@ -27,10 +35,11 @@ lint: setup
 test: setup
 	tools/system-packages test
 	$(MAKE) --no-print-directory lint
-	python -m pytest
+	python -m pytest --numprocesses 2 --dist loadfile $(ALONE:%=--ignore %)
+	python -m pytest $(ALONE)
 
 bench: setup
 	python -m bench
 
 clean:
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache demo
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache demo demo-full

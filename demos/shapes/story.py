@@ -1,7 +1,7 @@
 """The whole story, from nothing: ``python -m demos.shapes.story OUT [--short]``; ``make demo-full`` tells it.
 
-Clips are drawn, a small 3-D autoencoder learns in three stages, latents and embeddings are cached, a small STDiT3 learns
-under sequence and data parallelism, videos are made from captions and from pictures, and what they show is measured.
+Clips are drawn, a small 3-D autoencoder learns in three stages, latents and embeddings are cached, a small STDiT3
+learns under sequence and data parallelism, videos are made from captions and from pictures, and what they show is measured.
 Every step is one of ostrain's own commands. Steps that an interrupted telling has finished are not told again.
 """
 
