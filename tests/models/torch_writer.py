@@ -28,7 +28,7 @@ class Tensor:
     """An array that is written as a tensor. ``bf16``: of uint16 bits. A view starts at ``offset`` of its storage."""
 
     def __init__(self, array: np.ndarray, bf16: bool = False, transposed: bool = False) -> None:
-        self.array, self.bf16, self.transposed = np.ascontiguousarray(array), bf16, transposed
+        self.array, self.bf16, self.transposed = np.array(array, order="C"), bf16, transposed
 
 
 def _rebuild_tensor_v2() -> None:
