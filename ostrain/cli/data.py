@@ -18,6 +18,8 @@ from ostrain.states import ExitCode
 from ostrain.talk import emit_json, say, table
 
 _SHOWN = 10
+# Threads that read headers.
+_READERS = 8
 
 path_type = click.Path(path_type=Path)
 set_option = click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set any key; may be repeated.")
@@ -329,7 +331,8 @@ def _training(
         loaded, _ = load_values("train", None, [_set("recipe", recipe), *overrides])
         assert isinstance(loaded, TrainConfig)
         config = loaded
-    given = {key: str(path) for key, path in paths.items() if path is not None}
+    given: dict[str, Any] = {key: str(path) for key, path in paths.items() if path is not None}
+    given["workers"] = _READERS
     return config.model_copy(update={"data": config.data.model_copy(update=given)})
 
 
