@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from cluster.agent import prctl
 from cluster.local import clean_environment
 from cluster.ports import free_port
 from ostrain.errors import OstrainError
@@ -62,6 +64,11 @@ class Tail:
                 yield record
 
 
+def _interrupt(*_: object) -> None:
+    """A command that is told to end ends what it started, as on Ctrl-C."""
+    raise KeyboardInterrupt
+
+
 class LocalTask:
     """One attempt of ``python -m models.<name>`` with a configuration, alone or under msrun."""
 
@@ -81,18 +88,29 @@ class LocalTask:
                 next_step="choose another folder", exit_code=int(ExitCode.USAGE),
             ) from None  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
+        self._before: Any = None
 
     def __enter__(self) -> LocalTask:
         with (self.logs / ("launcher.log" if self.workers > 1 else "worker_0.log")).open("wb") as log:
             # A session of its own: all its processes can be ended together, and Ctrl-C reaches us first.
             self._process = subprocess.Popen(
                 self._command(), cwd=self.run_dir, env=self._environment(), stdin=subprocess.DEVNULL, stdout=log,
-                stderr=subprocess.STDOUT, start_new_session=True,
+                stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=self._die_with_us,
             )  # fmt: skip
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, _interrupt)
         return self
 
+    def _die_with_us(self) -> None:
+        """Runs in the child: whatever happens to us, it does not go on alone. msrun ends its workers on SIGINT only."""
+        prctl(1, signal.SIGKILL if self.workers == 1 else signal.SIGINT)  # PR_SET_PDEATHSIG
+
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        try:
+            self.stop()
+        finally:
+            if self._before is not None:
+                signal.signal(signal.SIGTERM, self._before)
 
     def wait(self) -> Iterator[None]:
         """Comes back now and then until the task has ended."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -130,6 +131,22 @@ def test_every_process_ends_with_the_command(here: Path) -> None:
         began = time.monotonic()
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
     assert time.monotonic() - began < 8
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_goes_on_alone(here: Path, number: int) -> None:
+    child_text = "import os,time;open('pid','w').write(str(os.getpid()));time.sleep(60)"
+    text = "from pathlib import Path\nfrom tests.ostrain.test_sample_cli import started\n"
+    text += f"with started(Path('run').absolute(), {child_text!r}) as task:\n    list(task.wait())\n"
+    parent = subprocess.Popen([sys.executable, "-c", text], env={**os.environ, "PYTHONPATH": str(REPO)})
+    pid, deadline = here / "run" / "pid", time.monotonic() + 30
+    while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child = psutil.Process(int(pid.read_text()))
+    parent.send_signal(number)
+    parent.wait(20)
+    gone, alive = psutil.wait_procs([child], 10)
+    assert gone and not alive
 
 
 def test_a_fault_is_told(here: Path) -> None:
