@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from mindspore import Tensor
@@ -27,6 +28,7 @@ from models.parallel.units import make_units
 from models.settings import fixed_shape as shape_of
 from models.stdit import build
 from models.update import Update
+from models.vae.encode_batch import batch_encoder
 
 __all__ = ["StepResult", "TrainStep"]
 
@@ -37,13 +39,23 @@ class TrainStep(Learner):
     Weights may be set until :meth:`prepare`, which hands them to the optimizer (and shards them).
     """
 
-    def __init__(self, config: TrainConfig, mesh: Mesh, *, fixed_shape: bool, dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        mesh: Mesh,
+        *,
+        fixed_shape: bool,
+        dtype: str | None = None,
+        folder: Path = Path("."),
+    ) -> None:
+        """folder: where relative paths of the autoencoder's weights start."""
         self.config, self.mesh = config, mesh
         # The CPU has hardly any bfloat16 kernels: it trains in float32 whatever the recipe says.
         self.dtype = dtype or (config.dtype if mesh.world.device == "Ascend" else "fp32")
         self.model = build(config.model, _latent_size(config), seed=config.seed, dtype=self.dtype)
         self.model.set_train(True)
         divide(self.model, mesh)
+        self.encoder = batch_encoder(config, mesh.sp_group, folder)
         self.flow = build_process(config.diffusion, config.model)
         self.scale = LossScale(config.loss_scale, self.dtype)
         wanted = config.jit == "on" or (config.jit == "auto" and fixed_shape)
@@ -80,6 +92,8 @@ class TrainStep(Learner):
         return replace(result, progress=told_progress, comm=self.mesh.traffic.take())
 
     def _micro_step(self, batch: MicroBatch, reduce: Reduce | None) -> np.ndarray:
+        if self.encoder is not None:
+            batch = self.encoder.encode(batch)
         start = time.perf_counter()
         numbers = self._gradients.run(batch, self.scale.value, reduce)
         if self.compiled and self.compile_seconds is None:

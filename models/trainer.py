@@ -74,7 +74,10 @@ class Trainer:
 
     def _make_step(self, shape: Shape | None) -> TrainStep:
         """What trains. shape: the one of all samples, None where buckets choose."""
-        return TrainStep(self.config, self.mesh, fixed_shape=shape is not None)
+        step = TrainStep(self.config, self.mesh, fixed_shape=shape is not None, folder=self.run_dir)
+        if step.encoder is not None and step.encoder.note and self.world.rank == 0:
+            self.log.info(step.encoder.note)
+        return step
 
     def _make_order(self, catalogue: Catalogue, shape: Shape | None) -> Order:
         return _order(self.config, self.world, catalogue, shape)

@@ -115,6 +115,13 @@ class AutoencoderConfig(Section):
         return frames, self.spatial.factor, self.spatial.factor
 
     @property
+    def has_weights(self) -> bool:
+        """Whether weights are named for all of it."""
+        if self.type == "VideoAutoencoderKL":
+            return bool(self.pretrained or self.pretrained_2d)
+        return self.type == "identity" or bool(self.pretrained)
+
+    @property
     def chunk(self) -> int | None:
         """Frames that are coded by themselves; None: all together."""
         return self.micro_frame_size if self.type == "OpenSoraVAE_V1_2" else None

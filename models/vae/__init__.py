@@ -30,7 +30,7 @@ def build(config: AutoencoderConfig, group: Group | None = None, folder: Path | 
     """
     if config.type == "identity":
         return Identity(config, group)
-    if config.pretrained is None and not (config.type == "VideoAutoencoderKL" and config.pretrained_2d):
+    if not config.has_weights:
         raise PayloadError(
             BAD_CONFIG,
             f"autoencoder {config.type} has no weights",
