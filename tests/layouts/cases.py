@@ -22,7 +22,7 @@ TEXT = (7, 12)
 
 @dataclass(frozen=True)
 class Case:
-    """One way to train: a layout, recomputation, micro steps."""
+    """One way to train: a layout, recomputation, micro steps; and what is trained, under which process."""
 
     sp: int = 1
     sp_kind: str = "ulysses"
@@ -32,12 +32,15 @@ class Case:
     jit: str = "off"
     dtype: str = "fp32"
     offload: bool = False
+    model: str = "STDiT3"
+    process: str = "rflow"
 
     def name(self, world: int) -> str:
         kind = f"-{self.sp_kind}{self.sp}" if self.sp > 1 else ""
         again = f"-recompute{self.recompute}" if self.recompute else ""
         rest = ("-jit" if self.jit == "on" else "") + ("-offload" if self.offload else "")
         rest += "" if self.dtype == "fp32" else f"-{self.dtype}"
+        rest += "" if self.model == "STDiT3" else f"-{self.model}"
         return f"dp{world // self.sp}{kind}-zero{self.zero}{again}-x{self.accumulation}{rest}"
 
 
@@ -61,7 +64,8 @@ def config(case: Case, **changes: Any) -> TrainConfig:
     """A training configuration of the case; ``changes`` replace whole sections or values."""
     values: dict[str, Any] = {
         "model": {
-            "in_channels": SIZE[0], "hidden_size": 32, "depth": 2, "num_heads": 4, "patch_size": [1, 2, 2],
+            "type": case.model, "in_channels": SIZE[0], "hidden_size": 32 if case.model == "STDiT3" else 24,
+            "depth": 2, "num_heads": 4, "patch_size": [1, 2, 2],
             "caption_channels": TEXT[1], "model_max_length": TEXT[0], "class_dropout_prob": 0.2,
         },
         "autoencoder": {"type": "identity"},
@@ -72,7 +76,9 @@ def config(case: Case, **changes: Any) -> TrainConfig:
         # Low enough that half precision does not overflow.
         "loss_scale": {"initial": 16.0},
         "ema_decay": 0.9,
-        "mask_ratios": {"random": 0.5},
+        "mask_ratios": None if case.model == "STDiT" else {"random": 0.5},
+        "data": {"image_size": SIZE[2:], "num_frames": SIZE[1]},
+        "diffusion": {"type": case.process},
         "layout": {"sp": case.sp, "sp_kind": case.sp_kind, "zero": case.zero, "unit_size": 15000},
         "recompute": case.recompute if case.recompute > 1 else bool(case.recompute),
         "gradient_accumulation_steps": case.accumulation,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ def train(world: Any, entry: dict[str, Any]) -> dict[str, np.ndarray]:
     losses, norms, traffic = [], [], []
     for number in range(first, entry["steps"]):
         batches = cases.micro_batches(number, step.mesh.dp_rank, step.mesh.dp, case.accumulation)
+        if settings.mask_ratios is None:
+            batches = [replace(batch, x_mask=None) for batch in batches]
         result = step.run(batches, settings.optimizer.lr)
         losses.append(result.loss)
         norms.append(result.grad_norm)
