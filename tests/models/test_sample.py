@@ -113,21 +113,27 @@ def test_images_and_conditioned_clips(tmp_path: Path) -> None:
     assert error.exit_code == BAD_DATA and error.what == "a reference does not exist"
 
 
-def test_through_the_autoencoder_of_1_2(tmp_path: Path) -> None:
+def with_autoencoder(folder: Path) -> dict[str, Any]:
+    """Weights of a small autoencoder of 1.2 and a picture beside them; settings of a sample that uses both.
+
+    Two clips of 10 frames in chunks of 5; the second one starts with the last chunk of the first.
+    """
     from models.config import AutoencoderConfig
     from models.vae import build_network
     from models.weights import state_dict
 
-    tmp_path.mkdir(exist_ok=True)
-    network = build_network(AutoencoderConfig(**VAE), seed=1)
-    save_file(state_dict(network), tmp_path / "vae.safetensors")
-    Image.fromarray(np.full((20, 20, 3), 200, np.uint8)).save(tmp_path / "a.png")
-    plan = {"autoencoder": VAE, "model": MODEL | {"in_channels": 4, "patch_size": [1, 2, 2]}, "image_size": [8, 12]}
-    sample(
-        tmp_path, **plan, num_frames=10, loop=2, condition_frame_length=2, reference_path="a.png",
-        num_sampling_steps=1, **PNG,
-    )  # fmt: skip
-    # Two clips of 10 frames in chunks of 5; the second one starts with the last chunk of the first.
+    folder.mkdir(exist_ok=True)
+    save_file(state_dict(build_network(AutoencoderConfig(**VAE), seed=1)), folder / "vae.safetensors")
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 20, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / "a.png")
+    return {
+        "autoencoder": VAE, "model": MODEL | {"in_channels": 4, "patch_size": [1, 2, 2]}, "num_frames": 10, "loop": 2,
+        "condition_frame_length": 2, "reference_path": "a.png", "num_sampling_steps": 1, **PNG,
+    }  # fmt: skip
+
+
+def test_through_the_autoencoder_of_1_2(tmp_path: Path) -> None:
+    sample(tmp_path, **with_autoencoder(tmp_path))
     found = frames(tmp_path / "samples" / "sample_0000")
     assert found.shape == (15, 8, 12, 3) and records(tmp_path)[0]["frames"] == 15
 
@@ -237,8 +243,13 @@ def test_two_ranks(tmp_path: Path) -> None:
         "alone": {}, "ulysses": {"sp": 2}, "dsp": {"sp": 2, "sp_kind": "dsp"}, "prompts": {}
     }  # fmt: skip
     runs = {name: make_run(tmp_path / name, **plan, layout=layout) for name, layout in layouts.items()}
+    for name, layout in (("pixels", {}), ("shared pixels", {"sp": 2})):
+        runs[name] = make_run(tmp_path / name, **with_autoencoder(tmp_path / name), layout=layout)
     run(runs["alone"])
-    start_two(tmp_path, runs["ulysses"], runs["dsp"], runs["prompts"])
+    run(runs["pixels"])
+    start_two(tmp_path, runs["ulysses"], runs["dsp"], runs["prompts"], runs["shared pixels"])
+    one, two = (frames(runs[name] / "samples" / "sample_0000").astype(int) for name in ("pixels", "shared pixels"))
+    assert one.shape == (15, 8, 12, 3) and np.abs(one - two).max() <= 1  # a value may be rounded the other way
     for name in ("ulysses", "dsp", "prompts"):
         for file in ("sample_0000.npz", "sample_0001.npz"):
             one, two = (
