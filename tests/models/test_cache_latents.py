@@ -12,7 +12,7 @@ import yaml
 from models.cache_latents import read
 from models.config import AutoencoderConfig, TrainConfig
 from models.config.cache_latents import CacheLatentsConfig
-from models.data.batch import SampleBuilder
+from models.data.batch import MicroBatch, SampleBuilder
 from models.data.catalogue import build_catalogue
 from models.data.choosing import common_shape, make_order, unfit_rule
 from models.data.decode import read_frames
@@ -163,11 +163,11 @@ def test_bad_configurations(tmp_path: Path, values: dict, why: str) -> None:
     assert why in caught.value.why
 
 
-def _batches(folder: Path, **data: object) -> list[np.ndarray]:
-    """Pixels, noise and the rest of three steps."""
+def _batches(folder: Path, autoencoder: AutoencoderConfig, **data: object) -> list[MicroBatch]:
+    """The batches of three steps."""
     values = {
-        "model": {"in_channels": 3, "caption_channels": 8, "model_max_length": 4},
-        "autoencoder": {"type": "identity"},
+        "model": {"in_channels": autoencoder.latent_channels, "caption_channels": 8, "model_max_length": 4},
+        "autoencoder": autoencoder.model_dump(),
         "data": {"annotations": "train.csv", "videos": ".", "text_embeddings": "text", "num_frames": 4,
                  "frame_interval": 2, **data},
         "batch_size": 2,
@@ -182,16 +182,21 @@ def _batches(folder: Path, **data: object) -> list[np.ndarray]:
     for step in range(3):
         batch = order.batch(step)
         built = [builder.build(sample, batch.shape, step, slot) for slot, sample in enumerate(batch.samples)]
-        micro = builder.stack(built, batch.shape)
-        found += [getattr(micro, name) for name in ("x", "noise", "t", "y", "fps", "height", "width", "weights")]
+        found.append(builder.stack(built, batch.shape))
     return found
+
+
+OTHERS = ("noise", "t", "y", "mask", "fps", "height", "width", "num_frames", "weights")
 
 
 def test_training_on_latents_is_training_on_pixels(folder: Path) -> None:
     encode(folder, chunk_frames=10)
-    pixels = _batches(folder, image_size=[16, 24])
-    for latents in (_batches(folder, latents="out"), _batches(folder, latents="out", image_size=[16, 24])):
-        assert all(np.array_equal(left, right) for left, right in zip(pixels, latents, strict=True))
+    identity = AutoencoderConfig(type="identity")
+    pixels = _batches(folder, identity, image_size=[16, 24])
+    for options in ({}, {"image_size": [16, 24]}):
+        latents = _batches(folder, identity, latents="out", **options)
+        for left, right in zip(pixels, latents, strict=True):
+            assert all(np.array_equal(getattr(left, name), getattr(right, name)) for name in ("x", *OTHERS))
 
 
 def _tiny(kind: str) -> dict[str, object]:
@@ -224,3 +229,20 @@ def test_chunks_of_autoencoders_are_those_of_the_whole_clip(
     np.testing.assert_allclose(found["latent_mean"], mean, atol=1e-5)
     np.testing.assert_allclose(found["latent_std"], std, atol=1e-5)
     assert found["latent_std"].min() > 0
+
+
+def test_cached_image_latents_are_those_that_training_would_draw(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from models import vae
+    from models.vae.encode_batch import BatchEncoder
+
+    settings = AutoencoderConfig.model_validate(_tiny("VideoAutoencoderKL"))
+    built = vae.wrap(settings, vae.build_network(settings, seed=3))
+    monkeypatch.setattr(vae, "build", lambda config, folder: built)
+    encode(folder, autoencoder=settings.model_dump())
+    encoder = BatchEncoder(built, TrainConfig().seed)
+    pixels = _batches(folder, settings, image_size=[16, 24])
+    for left, right in zip(pixels, _batches(folder, settings, latents="out"), strict=True):
+        drawn = encoder.encode(left)
+        np.testing.assert_allclose(right.x, drawn.x, atol=1e-5)
+        assert drawn.x.std() > 0
+        assert all(np.array_equal(getattr(drawn, name), getattr(right, name)) for name in OTHERS)
