@@ -144,7 +144,23 @@ class SampleConfig(TaskConfig):
 
 def sample_problems(config: SampleConfig) -> list[tuple[tuple[str, ...], str]]:
     """What cannot be sampled, as far as the configuration alone tells: (path below ``sample``, why)."""
-    return [*_sources(config), *_sizes(config), *_process(config), *_conditions(config)]
+    return [*_sources(config), *_sizes(config), *_process(config), *_conditions(config), *_layout(config)]
+
+
+def _layout(config: SampleConfig) -> list[tuple[tuple[str, ...], str]]:
+    found: list[tuple[tuple[str, ...], str]] = []
+    layout, model = config.layout, config.model
+    if layout.zero:
+        found.append((("layout", "zero"), "every rank holds all weights when it samples; leave zero out"))
+    if model is not None and layout.sp_kind == "ulysses" and model.num_heads % layout.sp:
+        fitting = ", ".join(str(size) for size in range(1, model.num_heads + 1) if model.num_heads % size == 0)
+        found.append(
+            (
+                ("layout", "sp"),
+                f"{layout.sp} ranks cannot share {model.num_heads} heads; {fitting} can, or sp_kind: dsp",
+            )
+        )
+    return found
 
 
 def _sources(config: SampleConfig) -> list[tuple[tuple[str, ...], str]]:
@@ -216,6 +232,8 @@ def _conditions(config: SampleConfig) -> list[tuple[tuple[str, ...], str]]:
         found.append((("camera_motion",), "Open-Sora 1.0 was trained without camera motion in captions"))
     if config.sampler == "ddim" and (conditioned or config.loop > 1):
         found.append((("sampling",), "ddim knows no conditioning frames; sample with ddpm"))
+    if config.model is not None and config.model.patch_size[0] != 1 and (conditioned or config.loop > 1):
+        found.append((("model", "patch_size"), "conditioning frames need patches of one frame"))
     chunk = config.latent_chunk
     if config.loop > 1 and chunk is not None and config.condition_frame_length % chunk[0]:
         found.append(

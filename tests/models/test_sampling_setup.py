@@ -44,6 +44,9 @@ def problems(**over: Any) -> dict[str, str]:
         ({"model": V1_1, "guidance_channels": 9}, "guidance_channels", "latents have 4"),
         ({"model": V1_1, "sampling": "ddim", "loop": 2}, "sampling", "knows no conditioning frames"),
         ({"autoencoder": {}, "loop": 2, "condition_frame_length": 4}, "condition_frame_length", "multiple"),
+        ({"layout": {"zero": 2}}, "layout.zero", "every rank holds all weights"),
+        ({"layout": {"sp": 4}}, "layout.sp", "cannot share 2 heads; 1, 2 can"),
+        ({"model": {"patch_size": [2, 2, 2]}, "loop": 2}, "model.patch_size", "patches of one frame"),
         ({"stage": "text", "text_embeddings": "e"}, "stage", "encoded already"),
     ],
 )
