@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -49,12 +50,10 @@ class _Sums:
 class VaeStep(Learner):
     """The autoencoder, its optimizer and its moving average. Weights may be set until :meth:`prepare`."""
 
-    compiled = False
-    compile_seconds: float | None = None
-
     def __init__(self, config: TrainVaeConfig, mesh: Mesh, distance: LPIPS | None, dtype: str | None = None) -> None:
         """distance: of the perceptual loss, None for none."""
-        self.config, self.mesh = config, mesh
+        self.config, self.mesh, self.compiled = config, mesh, config.compiled
+        self.compile_seconds: float | None = None
         # The CPU has hardly any bfloat16 kernels: it trains in float32 whatever the recipe says.
         self.dtype = dtype or (config.dtype if mesh.world.device == "Ascend" else "fp32")
         self.model = build_network(config.autoencoder, config.seed)
@@ -73,9 +72,9 @@ class VaeStep(Learner):
     def prepare(self) -> None:
         """Starts the optimizers with the weights as they are."""
         units = self.weights.units
-        self._gradients = LossGradients(self._loss, self.weights.params, units)
+        self._gradients = LossGradients(self._loss, self.weights.params, units, self.compiled)
         self._generator = LossGradients(self._generator_loss, self.weights.params, units)
-        self.update = Update(self.weights, self.mesh, self.config, compiled=False)
+        self.update = Update(self.weights, self.mesh, self.config, self.compiled)
         if self.critic is not None:
             self.critic.prepare()
 
@@ -98,7 +97,10 @@ class VaeStep(Learner):
     def _micro_step(self, batch: ClipBatch, micro: int, sums: _Sums) -> None:
         x, noise = Tensor(batch.x), [Tensor(part) for part in batch.noise]
         scaled = Tensor(batch.weights * np.float32(self.scale.value))
+        start = time.perf_counter()
         _, told, gradients = self._gradients.of((x, scaled, *noise))
+        if self.compiled and self.compile_seconds is None:
+            self.compile_seconds = time.perf_counter() - start
         for name, value in zip(TERMS, told.asnumpy(), strict=True):
             sums.terms[name] += float(value) / self.scale.value
         weight = float(batch.weights.sum())

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from models.config.base import Positive, Probability, Section
 from models.units import Size
+
+
+def _jit_word(value: Any) -> Any:
+    """YAML reads ``on`` and ``off`` without quotes as booleans."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+# Whether steps are compiled; auto: where samples have few shapes.
+Jit = Annotated[Literal["auto", "on", "off"], BeforeValidator(_jit_word)]
 
 
 class OptimizerConfig(Section):

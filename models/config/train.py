@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,7 +12,15 @@ from models.config.data import DataConfig
 from models.config.diffusion import DiffusionConfig
 from models.config.inputs import latent_problems, text_problems
 from models.config.model import ModelConfig
-from models.config.running import CheckpointConfig, LogConfig, LossScaleConfig, OptimizerConfig, TaskConfig, one_length
+from models.config.running import (
+    CheckpointConfig,
+    Jit,
+    LogConfig,
+    LossScaleConfig,
+    OptimizerConfig,
+    TaskConfig,
+    one_length,
+)
 from models.config.text import TextConfig
 from models.config.together import contradictions
 
@@ -49,7 +57,7 @@ class TrainConfig(TaskConfig):
     gradient_accumulation_steps: Positive = 1
     dtype: Dtype = "bf16"
     recompute: bool | Positive = True
-    jit: Literal["auto", "on", "off"] = "auto"
+    jit: Jit = "auto"
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
 
@@ -60,12 +68,6 @@ class TrainConfig(TaskConfig):
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:
         return one_length(self)
-
-    @field_validator("jit", mode="before")
-    @classmethod
-    def _jit_word(cls, value: Any) -> Any:
-        """YAML reads ``on`` and ``off`` without quotes as booleans."""
-        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
     @field_validator("mask_ratios")
     @classmethod
@@ -83,8 +85,9 @@ class TrainConfig(TaskConfig):
 def unrunnable(config: TrainConfig) -> list[tuple[tuple[str, ...], str]]:
     """What renders but cannot run: (path below ``train``, why)."""
     found: list[tuple[tuple[str, ...], str]] = []
-    if config.autoencoder.type != "identity" and not config.data.latents:
-        found.append((("autoencoder", "type"), "this version of the payload trains on pixels; set type to identity"))
+    if not config.autoencoder.has_weights and not config.data.latents:
+        why = "names no weights, without which latents are noise; give a file, or data.latents, or set type to identity"
+        found.append((("autoencoder", "pretrained"), why))
     found += contradictions(config.model, config.diffusion, config.data, config.mask_ratios)
     found += text_problems(config.text, config.data, config.model)
     found += latent_problems(config.data, config.autoencoder, config.model)

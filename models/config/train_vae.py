@@ -9,7 +9,15 @@ from pydantic import Field, model_validator
 from models.config.autoencoder import AutoencoderConfig
 from models.config.base import Dtype, Positive, Probability, Section
 from models.config.data import DataConfig
-from models.config.running import CheckpointConfig, LogConfig, LossScaleConfig, OptimizerConfig, TaskConfig, one_length
+from models.config.running import (
+    CheckpointConfig,
+    Jit,
+    LogConfig,
+    LossScaleConfig,
+    OptimizerConfig,
+    TaskConfig,
+    one_length,
+)
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -69,7 +77,9 @@ class TrainVaeConfig(TaskConfig):
     mixed_strategy: mixed_video_image: a step in ``mixed_image_ratio`` sees single frames; mixed_video_random: every
         step draws how many frames it sees, from 1 to ``data.num_frames``; image_only: single frames.
     recompute: activations of the autoencoder's parts are computed again in the backward pass, those of images in micro
-        batches of ``autoencoder.micro_batch_size`` frames. steps, epochs: how long; one of them.
+        batches of ``autoencoder.micro_batch_size`` frames.
+    steps, epochs: how long; one of them. jit: compile forward and backward pass; auto: unless parts are recomputed, or
+        every step has another number of frames.
     """
 
     autoencoder: AutoencoderConfig = AutoencoderConfig()
@@ -95,6 +105,7 @@ class TrainVaeConfig(TaskConfig):
     gradient_accumulation_steps: Positive = 1
     dtype: Dtype = "bf16"
     recompute: bool = False
+    jit: Jit = "auto"
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
 
@@ -103,9 +114,10 @@ class TrainVaeConfig(TaskConfig):
         return self.steps or 0
 
     @property
-    def jit(self) -> str:
-        """Steps run eagerly: a run sees several shapes."""
-        return "no"
+    def compiled(self) -> bool:
+        """Whether forward and backward pass are compiled, for every number of frames anew."""
+        few = self.mixed_strategy != "mixed_video_random"
+        return self.jit == "on" or (self.jit == "auto" and few and not self.recompute)
 
     @property
     def needs_lpips(self) -> bool:
@@ -140,6 +152,8 @@ class TrainVaeConfig(TaskConfig):
             raise ValueError("data.bucket_config: autoencoders train on one size; set data.image_size")
         if self.layout.sp > 1:
             raise ValueError("layout.sp: autoencoders train data-parallel only; set sp to 1")
+        if self.jit == "on" and self.recompute:
+            raise ValueError("jit: recomputed parts run eagerly; set jit to auto, or recompute to false")
         if self.layout.zero == 3:
             raise ValueError("layout.zero: autoencoders train with zero 0, 1 or 2")
         size = self.data.image_size

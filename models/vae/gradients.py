@@ -17,15 +17,24 @@ Reduce = Callable[[int, Tensor], None]
 
 
 class LossGradients:
-    """Eager: any shape, and functions that draw random numbers. All gradients of a micro step exist at once."""
+    """Eager (any shape, functions that draw random numbers), or compiled as one graph for every shape.
+
+    All gradients of a micro step exist at once.
+    """
 
     def __init__(
-        self, function: Callable[..., tuple[Tensor, Tensor]], params: dict[str, Parameter], units: Sequence[Unit]
+        self,
+        function: Callable[..., tuple[Tensor, Tensor]],
+        params: dict[str, Parameter],
+        units: Sequence[Unit],
+        compiled: bool = False,
     ) -> None:
         """function: inputs -> scalar to differentiate, and a tensor that it wants to tell."""
         self._units, self._names = units, [name for unit in units for name in unit.names]
         ordered = ParameterTuple([params[name] for name in self._names])
         self._run = ms.value_and_grad(function, None, ordered, has_aux=True)
+        if compiled:
+            self._run = _compiled(self._run)
         self._sums: list[Tensor] | None = None
 
     def of(self, inputs: Sequence[Any]) -> tuple[float, Tensor, list[Tensor]]:
@@ -55,6 +64,13 @@ class LossGradients:
     def place(self, name: str) -> int:
         """Where the gradient of a parameter is among those of :meth:`of`."""
         return self._names.index(name)
+
+
+def _compiled(run: Callable[..., Any]) -> Callable[..., Any]:
+    def gradients(*inputs: Tensor) -> Any:
+        return run(*inputs)
+
+    return ms.jit(gradients)
 
 
 def norm(gradient: Tensor) -> float:

@@ -47,8 +47,8 @@ class LPIPS(nn.Cell):
             lin = _Lin(width)
             self.insert_child_to_cell(f"lin{number}", lin)
             self.lins.append(lin)
-        for param in self.get_parameters():
-            param.requires_grad = False
+        for name, param in self.parameters_and_names():
+            param.name, param.requires_grad = name, False  # layers added by number do not get their prefix
         self.set_train(False)
 
     def features(self, x: Tensor) -> list[Tensor]:
@@ -57,16 +57,20 @@ class LPIPS(nn.Cell):
 
     def layers(self, a: Tensor, b: Tensor) -> list[Tensor]:
         """The five summands, each [N, 1, 1, 1]."""
-        pairs = zip(self.lins, self.features(a), self.features(b), strict=True)
-        return [lin(_normalized(first), _normalized(second)) for lin, first, second in pairs]
+        first, second, found = self.features(a), self.features(b), []
+        # By number: the graph compiler knows no keywords of zip().
+        for number in range(len(self.lins)):
+            found.append(self.lins[number](_normalized(first[number]), _normalized(second[number])))
+        return found
 
     def construct(self, a: Tensor, b: Tensor) -> Tensor:
         if min(a.shape[-2:]) < 16:
             raise ValueError(f"LPIPS needs pictures of 16 pixels a side, got {a.shape[-2]}x{a.shape[-1]}")
-        first, *others = self.layers(a.astype(ms.float32), b.astype(ms.float32))
-        for other in others:
-            first = first + other
-        return first
+        found = self.layers(a.astype(ms.float32), b.astype(ms.float32))
+        total = found[0]
+        for number in range(1, len(found)):
+            total = total + found[number]
+        return total
 
 
 class _Scaling(nn.Cell):
@@ -124,11 +128,8 @@ class _LinModel(nn.Cell):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.insert_child_to_cell("1", Conv2d(width, 1, 1, bias=False))
-
-    @property
-    def weight(self) -> Parameter:
-        return self._cells["1"].weight
+        self.layers = [Conv2d(width, 1, 1, bias=False)]
+        self.insert_child_to_cell("1", self.layers[0])
 
 
 class _Lin(nn.Cell):
@@ -142,7 +143,7 @@ class _Lin(nn.Cell):
         n, c, h, w = a.shape
         # Sums over an axis as products with vectors: several times faster on CPU.
         pixels = P.matmul(((a - b) ** 2).reshape(n, c, h * w), P.fill(ms.float32, (h * w, 1), 1.0 / (h * w)))
-        return P.matmul(self.model.weight.reshape(1, c), pixels).reshape(n, 1, 1, 1)
+        return P.matmul(self.model.layers[0].weight.reshape(1, c), pixels).reshape(n, 1, 1, 1)
 
 
 def _normalized(x: Tensor) -> Tensor:

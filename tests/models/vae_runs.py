@@ -60,6 +60,7 @@ def config(stage: str = "stage3", **over: Any) -> TrainVaeConfig:
         "optimizer": {"lr": 1e-3},
         "batch_size": 2,
         "dtype": "fp32",
+        "jit": "off",
         "log": {"tensorboard": False},
         "checkpoint": {"background": False},
         "steps": 2,
