@@ -11,10 +11,12 @@ from models.config.autoencoder import AutoencoderConfig
 from models.config.base import Dtype, Positive, Probability, Section
 from models.config.diffusion import DiffusionConfig
 from models.config.model import ModelConfig
-from models.config.running import TaskConfig
+from models.config.running import Jit, TaskConfig
 from models.config.text import TextConfig
 from models.data import aspect
 
+# Evaluations of a network that take less time than compiling it.
+FEW_EVALUATIONS = 20
 # What the original versions do differently around the network; the network's type says which of them is meant.
 VERSIONS = {"STDiT": "v1.0", "STDiT2": "v1.1", "STDiT3": "v1.2"}
 
@@ -53,6 +55,8 @@ class SampleConfig(TaskConfig):
     aes, flow, camera_motion: appended to prompts.
     num_samples: of every prompt. seed: a prompt gives the same result with it, whatever else is sampled.
     sampling: None is what ``diffusion`` says, DDPM for IDDPM. guidance_channels: how many channels guidance moves.
+    jit: compile the network, once for each shape of a batch; auto: where a rank evaluates it 20 times or more and ranks
+        do not talk inside it.
     stage: ``text``, ``latents`` and ``decode`` do a third each and leave files in ``output.dir`` for the next one.
     """
 
@@ -93,6 +97,7 @@ class SampleConfig(TaskConfig):
     use_timestep_transform: bool | None = None
     stage: Literal["text", "latents", "decode", "all"] = "all"
     dtype: Dtype = "bf16"
+    jit: Jit = "auto"
     output: OutputConfig = OutputConfig()
     root: str = ""
 
@@ -119,6 +124,11 @@ class SampleConfig(TaskConfig):
     def frames(self) -> int | None:
         """Frames of a clip. ValueError for a length that does not exist."""
         return None if self.num_frames is None else aspect.num_frames(self.num_frames)
+
+    def compiles(self, evaluations: int) -> bool:
+        """Whether the network is compiled for so many evaluations."""
+        wanted = self.jit == "on" or (self.jit == "auto" and evaluations >= FEW_EVALUATIONS)
+        return wanted and self.layout.sp == 1
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -150,6 +160,10 @@ def sample_problems(config: SampleConfig) -> list[tuple[tuple[str, ...], str]]:
 def _layout(config: SampleConfig) -> list[tuple[tuple[str, ...], str]]:
     found: list[tuple[tuple[str, ...], str]] = []
     layout, model = config.layout, config.model
+    if config.jit == "on" and layout.sp > 1:
+        found.append(
+            (("jit",), f"ranks talk inside the model under sp {layout.sp}, which runs eagerly; set jit to auto")
+        )
     if layout.zero:
         found.append((("layout", "zero"), "every rank holds all weights when it samples; leave zero out"))
     if model is not None and layout.sp_kind == "ulysses" and model.num_heads % layout.sp:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -30,9 +31,19 @@ _GUIDED_V1_0 = 3
 class Engine:
     """Samples batches of requests with one network. ``steps``: network evaluations a clip takes."""
 
-    def __init__(self, config: SampleConfig, model: Transformer, shape: Shape, texts: Texts, align: int | None) -> None:
+    def __init__(
+        self,
+        config: SampleConfig,
+        model: Transformer,
+        shape: Shape,
+        texts: Texts,
+        align: int | None,
+        compiled: bool = False,
+    ) -> None:
+        """align: what starts of conditioning frames snap to. compiled: the network, once for each shape of a batch."""
         self._config, self._model, self._shape, self._texts, self._align = config, model, shape, texts, align
         model.set_train(False)
+        self._network = _compiled(model) if compiled else model
         diffusion = config.diffusion or DiffusionConfig()
         self._flow = RFlow(diffusion) if config.sampler == "rflow" else None
         self._iddpm = None if self._flow is not None else _iddpm(config, diffusion)
@@ -95,7 +106,7 @@ class Engine:
         if self._flow is not None:
             sizes = [conditions[name] for name in ("fps", "height", "width", "num_frames")]
             result = self._flow.sample(
-                self._model,
+                self._network,
                 z,
                 y,
                 y_null,
@@ -113,7 +124,8 @@ class Engine:
             both = P.concat((y, y_null), 0)
 
             def denoise(x: Tensor, timestep: Tensor, x_mask: Tensor | None) -> Tensor:
-                return self._model(x, timestep, both, mask=mask, x_mask=x_mask, **conditions)
+                sizes = [conditions[name] for name in ("fps", "height", "width", "num_frames", "ar")]
+                return self._network(x, timestep, both, mask, x_mask, *sizes)
 
             result = self._iddpm.sample(
                 denoise,
@@ -143,6 +155,26 @@ class Engine:
             nulls.append(Embedded(learned, prompt.mask) if negative is None else negative.fitted(length))
         y, y_null = (Tensor(np.stack([text.y for text in texts])[:, None]) for texts in (prompts, nulls))
         return y, y_null, Tensor(np.stack([text.mask for text in (*prompts, *nulls)]))
+
+
+def _compiled(model: Transformer) -> Any:
+    """The network as one graph; eager operators cost several times their arithmetic where they are small."""
+
+    def evaluate(
+        x: Tensor,
+        timestep: Tensor,
+        y: Tensor,
+        mask: Tensor,
+        x_mask: Tensor | None,
+        fps: Tensor,
+        height: Tensor,
+        width: Tensor,
+        num_frames: Tensor | None = None,
+        ar: Tensor | None = None,
+    ) -> Tensor:
+        return model(x, timestep, y, mask, x_mask, fps, height, width, num_frames, ar)
+
+    return ms.jit(evaluate)
 
 
 def _iddpm(config: SampleConfig, diffusion: DiffusionConfig) -> IDDPM:

@@ -16,7 +16,7 @@ from models.sampling.requests import Request
 RECORDS = "samples.jsonl"
 # Settings that do not change what a result shows.
 _BESIDE = ("layout", "max_device_memory", "batch_size", "output", "start_index", "end_index", "prompts", "prompt_path",
-           "stage", "num_samples", "recipe", "root", "weights")  # fmt: skip
+           "stage", "num_samples", "recipe", "root", "weights", "jit")  # fmt: skip
 _SHOWN = 5
 
 

@@ -85,9 +85,9 @@ class SampleRun:
         )
         if not requests:
             return
-        engine, coder = self._engine(shape, requests)
-        references = References(self.root, (shape.height, shape.width), coder.encode)
         batches = [requests[first : first + config.batch_size] for first in range(0, len(requests), config.batch_size)]
+        engine, coder = self._engine(shape, requests, len(batches) * config.loop)
+        references = References(self.root, (shape.height, shape.width), coder.encode)
         progress = self._expect(len(batches) * config.loop * engine.steps + len(requests))
         for batch in batches:
             start = time.perf_counter()
@@ -175,13 +175,17 @@ class SampleRun:
         agreed: list[int] = json.loads(told[self.mesh.sp_group.ranks[0]])
         return agreed
 
-    def _engine(self, shape: Shape, requests: Sequence[Request]) -> tuple[Engine, Coder]:
+    def _engine(self, shape: Shape, requests: Sequence[Request], clips: int) -> tuple[Engine, Coder]:
+        """clips: how many batches of clips are sampled."""
         assert self.config.model is not None and self.source is not None
         texts = self._texts(requests)
         model, lines = load_network(self.config, self.source, shape.latent, self.mesh, self.dtype)
         for line in lines if self.mesh.rank == 0 else ():
             self.task.log.info(line)
-        engine = Engine(self.config, model, shape, texts, alignment(self.config))
+        compiled = self.config.compiles(clips * self.config.num_sampling_steps)
+        if compiled:
+            self.task.report.heartbeat(0, "compiling")
+        engine = Engine(self.config, model, shape, texts, alignment(self.config), compiled)
         return engine, self._coder()
 
     def _coder(self) -> Coder:

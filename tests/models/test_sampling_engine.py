@@ -30,13 +30,13 @@ GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 LATENT = (4, 8, 12)
 
 
-def engine_for(align: int | None = None, **over: Any) -> tuple[Engine, SampleConfig]:
+def engine_for(align: int | None = None, compiled: bool = False, **over: Any) -> tuple[Engine, SampleConfig]:
     config = SampleConfig(**settings(**over))
     assert config.model is not None and config.text is not None
     model = create(config.model, LATENT)
     made = {name: of_array(value) for name, value in weights(config.model.model_dump()).items()}
     load_whole(model, config.model, made, "")
-    return Engine(config, model, shape_of(config), Encoded(build_text(config.text)), align), config
+    return Engine(config, model, shape_of(config), Encoded(build_text(config.text)), align, compiled), config
 
 
 def requests_of(config: SampleConfig) -> list[Request]:
@@ -149,6 +149,19 @@ def test_networks_of_1_0_and_1_1(model: dict[str, Any], over: dict[str, Any]) ->
     together = clips(engine, requests)[0]
     assert np.isfinite(together).all() and engine.steps == 3
     assert np.abs(clips(engine, requests[1:])[0][0] - together[1]).max() < 1e-4 * np.abs(together).max()
+
+
+@pytest.mark.parametrize("model", [{}, IDDPM | {"type": "STDiT2"}])
+def test_compiled_networks_give_the_same(model: dict[str, Any]) -> None:
+    found = []
+    for compiled in (False, True):
+        kind = "iddpm" if model else "rflow"
+        engine, config = engine_for(
+            compiled=compiled, model=MODEL | model, diffusion={"type": kind}, reference_path="r", mask_strategy="0"
+        )
+        reference = np.zeros((3, 1, 8, 12), np.float32)
+        found.append(clips(engine, requests_of(config), [[reference]])[0])
+    assert np.abs(found[0] - found[1]).max() < 1e-5 * max(1.0, np.abs(found[0]).max())
 
 
 def test_steps_that_cannot_be_kept() -> None:

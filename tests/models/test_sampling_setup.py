@@ -45,6 +45,7 @@ def problems(**over: Any) -> dict[str, str]:
         ({"model": V1_1, "sampling": "ddim", "loop": 2}, "sampling", "knows no conditioning frames"),
         ({"autoencoder": {}, "loop": 2, "condition_frame_length": 4}, "condition_frame_length", "multiple"),
         ({"layout": {"zero": 2}}, "layout.zero", "every rank holds all weights"),
+        ({"layout": {"sp": 2}, "jit": "on"}, "jit", "which runs eagerly"),
         ({"layout": {"sp": 4}}, "layout.sp", "cannot share 2 heads; 1, 2 can"),
         ({"model": {"patch_size": [2, 2, 2]}, "loop": 2}, "model.patch_size", "patches of one frame"),
         ({"stage": "text", "text_embeddings": "e"}, "stage", "encoded already"),
@@ -59,6 +60,14 @@ def test_what_can() -> None:
     assert problems(model=V1_1, sampling="ddim", eta=0.5, guidance_channels=3) == {}
     assert problems(stage="decode", prompts=None, weights=None) == {}
     assert problems(image_size=None, resolution="720p", aspect_ratio="9:16", num_frames="4s") == {}
+
+
+def test_when_the_network_is_compiled() -> None:
+    found = {
+        jit: [SampleConfig(**settings(jit=jit)).compiles(count) for count in (19, 20)] for jit in ("auto", "on", "off")
+    }
+    assert found == {"auto": [False, True], "on": [True, True], "off": [False, False]}
+    assert not SampleConfig(**settings(layout={"sp": 2})).compiles(100)
 
 
 def test_sizes_of_the_published_networks() -> None:
