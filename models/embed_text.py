@@ -43,6 +43,8 @@ def read(path: Path) -> EmbedTextConfig:
         raise _bad_config(path, f"{said} of annotations and prompts is set", "set one of them")
     if not config.out:
         raise _bad_config(path, "out is not set", "set it to the folder for the embeddings")
+    if not config.text.has_weights:
+        raise _bad_config(path, "text.pretrained is not set", "set it to T5's folder, or text.type to hashed")
     return config
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from models.config.base import Positive
 from models.config.running import TaskConfig
 from models.config.text import TextConfig
@@ -18,7 +16,7 @@ class EmbedTextConfig(TaskConfig):
     is whole and of the right shape.
     """
 
-    text: TextConfig = Field(default_factory=lambda: TextConfig(type="hashed"))
+    text: TextConfig = TextConfig()
     annotations: str = ""
     prompts: str = ""
     out: str = ""

@@ -14,6 +14,8 @@ def text_problems(text: TextConfig | None, data: DataConfig, model: ModelConfig)
     if text is None or data.text_embeddings:
         return []
     found: list[Problem] = []
+    if not text.has_weights:
+        found.append((("text", "pretrained"), "names no folder, from which T5 is read; give it, or set type to hashed"))
     if text.max_length != model.model_max_length:
         why = f"captions get {text.max_length} tokens, the model takes {model.model_max_length}; set both alike"
         found.append((("text", "max_length"), why))

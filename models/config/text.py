@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import model_validator
-
 from models.config.base import Dtype, Positive, Section
 from models.units import Size
 
@@ -28,8 +26,7 @@ class TextConfig(Section):
     dtype: Dtype = "fp32"
     cache: Size = 1 << 30
 
-    @model_validator(mode="after")
-    def _weights(self) -> TextConfig:
-        if self.type == "t5" and not self.pretrained:
-            raise ValueError("t5 needs `pretrained`, the folder with its config.json, weights and tokenizer")
-        return self
+    @property
+    def has_weights(self) -> bool:
+        """Whether the weights it needs are named."""
+        return self.type == "hashed" or bool(self.pretrained)

@@ -10,6 +10,7 @@ import numpy as np
 
 from models.config.text import TextConfig
 from models.events import Log
+from models.exits import BAD_CONFIG, PayloadError
 from models.text import hashed
 
 Warn = Callable[[str], None]
@@ -79,7 +80,14 @@ def build(config: TextConfig, base: Path | None = None, warn: Warn | None = None
     """
     if config.type == "hashed":
         return HashedEncoder(config, warn)
+    if config.pretrained is None:
+        raise PayloadError(
+            BAD_CONFIG,
+            "the text encoder has no weights",
+            where="text.pretrained",
+            why="t5 is read from a Hugging Face folder",
+            next_step="name that folder, or set text.type to hashed for stand-ins",
+        )
     from models.text.t5_encoder import load_t5
 
-    assert config.pretrained is not None
     return load_t5(config, (base or Path(".")) / config.pretrained, warn)

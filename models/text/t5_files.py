@@ -116,7 +116,9 @@ def _weight_files(folder: Path) -> list[Path]:
         "weights of the text encoder are not there",
         where=str(folder),
         why=why,
-        next_step="put model.safetensors there; `ostrain convert` makes it of .bin and .ckpt files",
+        next_step=f"ostrain convert {folder} {folder / 'model.safetensors'}"
+        if others
+        else "put model.safetensors there",
     )
 
 

@@ -24,6 +24,7 @@ _READERS = 8
 path_type = click.Path(path_type=Path)
 set_option = click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set any key; may be repeated.")
 config_option = click.option("--config", type=path_type, metavar="YAML", help="Keys of the task; options win.")
+recipe_option = click.option("--recipe", metavar="NAME", help="Bundled defaults of the task.")
 run_dir_option = click.option("--run-dir", type=path_type, metavar="DIR", help="Logs [default: OUT/.run].")
 workers_option = click.option(
     "--workers", type=click.IntRange(1, 1024), default=1, show_default=True, help="Processes that share it."
@@ -52,6 +53,7 @@ def data() -> None:
 @video_column_option
 @click.option("--caption-column", default="caption", show_default=True, metavar="NAME")
 @click.option("--overwrite", is_flag=True, help="Embed again what is there.")
+@recipe_option
 @config_option
 @set_option
 @workers_option
@@ -71,7 +73,7 @@ def embed_text(source: Path | None, config: Path | None, overrides: tuple[str, .
     if options["t5"] or options["hashed"]:
         texts += [_set("text.type", "t5" if options["t5"] else "hashed")]
     named = {
-        "out": _text(options["out"]), "text.pretrained": options["t5"], "text.max_length": options["max_length"],
+        "recipe": options["recipe"], "out": _text(options["out"]), "text.pretrained": options["t5"], "text.max_length": options["max_length"],
         "text.channels": options["channels"], "text.dtype": options["dtype"], "batch_size": options["batch_size"],
         "video_column": _unless(options["video_column"], "video"),
         "caption_column": _unless(options["caption_column"], "caption"), "overwrite": options["overwrite"] or None,
@@ -95,6 +97,7 @@ def embed_text(source: Path | None, config: Path | None, overrides: tuple[str, .
 @click.option("--mean-only", is_flag=True, help="No latent_std: half the space, no posterior samples.")
 @video_column_option
 @click.option("--overwrite", is_flag=True, help="Encode again what is there.")
+@recipe_option
 @config_option
 @set_option
 @workers_option
@@ -109,7 +112,7 @@ def cache_latents(csv: Path | None, config: Path | None, overrides: tuple[str, .
     sizes = [list(size) for size in options["sizes"]] or None
     fit = options["max_image_size"] is not None and options["transform"] is None
     named = {
-        "annotations": _text(csv), "out": _text(options["out"]), "videos": _text(options["videos"]),
+        "recipe": options["recipe"], "annotations": _text(csv), "out": _text(options["out"]), "videos": _text(options["videos"]),
         "autoencoder.type": options["autoencoder"], "autoencoder.pretrained": options["pretrained"],
         "image_sizes": sizes, "transform": "resize_by_max_value" if fit else options["transform"],
         "max_image_size": options["max_image_size"], "frame_stride": options["frame_stride"],

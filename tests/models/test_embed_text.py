@@ -135,7 +135,8 @@ def test_a_clip_that_stands_twice_with_one_caption_is_embedded_once(tmp_path: Pa
         ({"out": "o"}, "neither of annotations and prompts"),
         ({"annotations": "a", "prompts": "b", "out": "o"}, "both of annotations and prompts"),
         ({"annotations": "a"}, "out is not set"),
-        ({"text": {"type": "t5"}}, "1 problems"),
+        ({"annotations": "a", "out": "o"}, "text.pretrained is not set"),
+        ({"text": {"type": "t6"}}, "1 problems"),
     ],
 )
 def test_bad_configurations(tmp_path: Path, values: dict, what: str) -> None:

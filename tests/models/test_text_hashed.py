@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from pydantic import ValidationError
 
 from models.config.text import TextConfig
+from models.exits import PayloadError
 from models.text import TextEncoder, build
 from models.text.hashed import embed
 from models.text.online import OnlineText
@@ -42,8 +42,8 @@ def test_hashed_encoder_gives_what_the_files_hold() -> None:
 
 
 def test_t5_needs_a_folder() -> None:
-    with pytest.raises(ValidationError, match="pretrained"):
-        TextConfig(type="t5")
+    with pytest.raises(PayloadError, match="the text encoder has no weights"):
+        build(TextConfig())
 
 
 def test_captions_are_embedded_one_by_one_and_remembered() -> None:

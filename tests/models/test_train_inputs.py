@@ -41,6 +41,7 @@ def test_what_does_not_go_together() -> None:
     assert _problems() == []
     hashed = {"type": "hashed", "max_length": 4, "channels": 8}
     assert _problems(text=hashed) == []
+    assert _problems(text={"max_length": 4}) == ["text.pretrained"]
     assert _problems(text={**hashed, "max_length": 5, "channels": 9}) == ["text.max_length", "text.channels"]
     assert _problems(text={**hashed, "channels": 9}, data={"latents": "l", "text_embeddings": "t"}) == []
     assert _problems(data={"latents": "l", "frame_interval": 2}) == ["data.frame_interval"]
