@@ -52,7 +52,7 @@ class VaeStep(Learner):
 
     def __init__(self, config: TrainVaeConfig, mesh: Mesh, distance: LPIPS | None, dtype: str | None = None) -> None:
         """distance: of the perceptual loss, None for none."""
-        self.config, self.mesh, self.compiled = config, mesh, config.compiled
+        self.config, self.mesh, self.compiled = config, mesh, config.compiled(mesh.world.device)
         self.compile_seconds: float | None = None
         # The CPU has hardly any bfloat16 kernels: it trains in float32 whatever the recipe says.
         self.dtype = dtype or (config.dtype if mesh.world.device == "Ascend" else "fp32")

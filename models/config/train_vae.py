@@ -78,8 +78,8 @@ class TrainVaeConfig(TaskConfig):
         step draws how many frames it sees, from 1 to ``data.num_frames``; image_only: single frames.
     recompute: activations of the autoencoder's parts are computed again in the backward pass, those of images in micro
         batches of ``autoencoder.micro_batch_size`` frames.
-    steps, epochs: how long; one of them. jit: compile forward and backward pass; auto: unless parts are recomputed, or
-        every step has another number of frames.
+    steps, epochs: how long; one of them. jit: compile forward and backward pass; auto: on Ascend, unless parts are
+        recomputed or every step has another number of frames.
     """
 
     autoencoder: AutoencoderConfig = AutoencoderConfig()
@@ -113,11 +113,10 @@ class TrainVaeConfig(TaskConfig):
     def total_steps(self) -> int:
         return self.steps or 0
 
-    @property
-    def compiled(self) -> bool:
+    def compiled(self, device: str) -> bool:
         """Whether forward and backward pass are compiled, for every number of frames anew."""
         few = self.mixed_strategy != "mixed_video_random"
-        return self.jit == "on" or (self.jit == "auto" and few and not self.recompute)
+        return self.jit == "on" or (self.jit == "auto" and few and not self.recompute and device == "Ascend")
 
     @property
     def needs_lpips(self) -> bool:
