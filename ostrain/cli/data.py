@@ -73,11 +73,17 @@ def embed_text(source: Path | None, config: Path | None, overrides: tuple[str, .
     if options["t5"] or options["hashed"]:
         texts += [_set("text.type", "t5" if options["t5"] else "hashed")]
     named = {
-        "recipe": options["recipe"], "out": _text(options["out"]), "text.pretrained": options["t5"], "text.max_length": options["max_length"],
-        "text.channels": options["channels"], "text.dtype": options["dtype"], "batch_size": options["batch_size"],
+        "recipe": options["recipe"],
+        "out": _text(options["out"]),
+        "text.pretrained": options["t5"],
+        "text.max_length": options["max_length"],
+        "text.channels": options["channels"],
+        "text.dtype": options["dtype"],
+        "batch_size": options["batch_size"],
         "video_column": _unless(options["video_column"], "video"),
-        "caption_column": _unless(options["caption_column"], "caption"), "overwrite": options["overwrite"] or None,
-    }  # fmt: skip
+        "caption_column": _unless(options["caption_column"], "caption"),
+        "overwrite": options["overwrite"] or None,
+    }
     return _task("embed_text", config, [*texts, *_sets(named), *overrides], options)
 
 
@@ -112,14 +118,22 @@ def cache_latents(csv: Path | None, config: Path | None, overrides: tuple[str, .
     sizes = [list(size) for size in options["sizes"]] or None
     fit = options["max_image_size"] is not None and options["transform"] is None
     named = {
-        "recipe": options["recipe"], "annotations": _text(csv), "out": _text(options["out"]), "videos": _text(options["videos"]),
-        "autoencoder.type": options["autoencoder"], "autoencoder.pretrained": options["pretrained"],
-        "image_sizes": sizes, "transform": "resize_by_max_value" if fit else options["transform"],
-        "max_image_size": options["max_image_size"], "frame_stride": options["frame_stride"],
-        "num_frames": options["num_frames"], "chunk_frames": options["chunk_frames"],
+        "recipe": options["recipe"],
+        "annotations": _text(csv),
+        "out": _text(options["out"]),
+        "videos": _text(options["videos"]),
+        "autoencoder.type": options["autoencoder"],
+        "autoencoder.pretrained": options["pretrained"],
+        "image_sizes": sizes,
+        "transform": "resize_by_max_value" if fit else options["transform"],
+        "max_image_size": options["max_image_size"],
+        "frame_stride": options["frame_stride"],
+        "num_frames": options["num_frames"],
+        "chunk_frames": options["chunk_frames"],
         "save_distribution": False if options["mean_only"] else None,
-        "video_column": _unless(options["video_column"], "video"), "overwrite": options["overwrite"] or None,
-    }  # fmt: skip
+        "video_column": _unless(options["video_column"], "video"),
+        "overwrite": options["overwrite"] or None,
+    }
     return _task("cache_latents", config, [*_sets(named), *overrides], options)
 
 
