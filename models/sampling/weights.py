@@ -47,6 +47,8 @@ def find_weights(path: Path) -> Source:
         steps = folders.steps(below) if below.is_dir() else []
         if steps:
             return _checkpoint(folders.step_path(below, steps[-1]), steps[-1])
+    if path.is_dir():
+        open_weights(path)  # tells what is missing before anything else is asked for
     return Source(path, None, {})
 
 
