@@ -64,7 +64,7 @@ def read_table(path: Path, expected: Sequence[str]) -> Table:
         with path.open(newline="", encoding="utf-8-sig") as file:
             return _table(path, file.read(), expected)
     except FileNotFoundError:
-        raise _bad(path, "annotation file does not exist", "correct its path (data.annotations of a configuration)") from None
+        raise _bad(path, "annotation file does not exist", "correct its path, data.annotations") from None
     except UnicodeDecodeError as error:
         raise _bad(path, "annotation file is not UTF-8", "save it as UTF-8", str(error)) from None
     except OSError as error:
