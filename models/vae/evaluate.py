@@ -17,6 +17,7 @@ from mindspore import Tensor
 from models import rng
 from models.config import AutoencoderConfig
 from models.config.eval_vae import EvalVaeConfig
+from models.convert.names import to_torch
 from models.data.annotations import read_annotations
 from models.data.decode import IMAGE_SUFFIXES, DecodeError, read_frames, read_header
 from models.data.sharing import Counter, share
@@ -29,6 +30,7 @@ from models.task import Task
 from models.vae import build, build_network, wrap
 from models.vae.autoencoder import Autoencoder
 from models.vae.autoencoder_kl import as_rows
+from models.vae.critic import PREFIX
 from models.vae.loading import fill, whole_names
 from models.vae.lpips import LPIPS
 from models.vae.metrics import as_unit, psnr, ssim
@@ -183,9 +185,9 @@ def load_autoencoder(config: EvalVaeConfig, run_dir: Path) -> tuple[Autoencoder,
             error.exit_code, error.what, where=error.where, why=error.why, next_step="correct weights"
         ) from None
     own = _described(config.autoencoder, source)
-    weights, about = read_weights(source, config.ema)
+    stored, about = read_weights(source, config.ema)
     network = build_network(own, seed=0)
-    weights = {name: value for name, value in weights.items() if not name.startswith("discriminator.")}
+    weights = {to_torch(name): value.values() for name, value in stored.items() if not name.startswith(PREFIX)}
     fill(network, whole_names(weights, network), source.path)
     return wrap(own, network), about
 
