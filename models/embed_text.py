@@ -18,6 +18,7 @@ from models.exits import BAD_CONFIG, BAD_DATA, PayloadError
 from models.task import Task, run_task
 
 if TYPE_CHECKING:
+    from models.data.sharing import Counter
     from models.text.encoder import TextEncoder
 
 _WORDS = 10
@@ -110,12 +111,11 @@ def _first_words(prompt: str) -> str:
 
 
 def _batches(
-    captions: Sequence[Caption], config: EmbedTextConfig, encoder: TextEncoder, counter: object
+    captions: Sequence[Caption], config: EmbedTextConfig, encoder: TextEncoder, counter: Counter
 ) -> Iterator[list[Caption]]:
-    from models.data.sharing import Counter
+    """What is to be embedded, in batches; what is whole already is counted."""
     from models.text.embeddings import whole_embedding
 
-    assert isinstance(counter, Counter)
     batch: list[Caption] = []
     for caption in captions:
         if not config.overwrite and whole_embedding(caption.target, encoder.max_length, encoder.channels):

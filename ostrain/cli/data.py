@@ -7,15 +7,17 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from models.config import TrainConfig
 from ostrain.cli.common import json_option, numpy_needed, payload_errors
 from ostrain.errors import OstrainError
 from ostrain.states import ExitCode
 from ostrain.talk import emit_json, say, table
+
+if TYPE_CHECKING:
+    from models.config import TrainConfig
 
 _SHOWN = 10
 # Threads that read headers.
@@ -336,6 +338,7 @@ def _training(
     recipe: str | None, job: Path | None, overrides: tuple[str, ...], paths: dict[str, Path | None]
 ) -> TrainConfig:
     """The training's configuration, with the paths of this machine."""
+    from models.config import TrainConfig
     from ostrain.data.encode import load_values
 
     if job is not None:
