@@ -29,7 +29,7 @@ def complete(config: SampleConfig, root: Path) -> tuple[SampleConfig, Source | N
     PayloadError where something that the stage needs is still open, or does not fit together now.
     """
     source = find_weights(root / config.weights) if config.weights else None
-    known = _inherited(source.config) if source is not None else {}
+    known = _inherited(source) if source is not None else {}
     config = config.model_copy(update={name: value for name, value in known.items() if getattr(config, name) is None})
     if config.diffusion is None and config.model is not None:
         config = config.model_copy(
@@ -54,8 +54,9 @@ def _refuse(config: SampleConfig, where: str) -> None:
         )  # fmt: skip
 
 
-def _inherited(told: Mapping[str, Any]) -> dict[str, Any]:
+def _inherited(source: Source) -> dict[str, Any]:
     """What the configuration of a training says of the parts that sampling needs as well."""
+    told = source.config
     kinds: dict[str, type[Section]] = {
         "model": ModelConfig, "autoencoder": AutoencoderConfig, "diffusion": DiffusionConfig, "text": TextConfig
     }  # fmt: skip
@@ -64,13 +65,23 @@ def _inherited(told: Mapping[str, Any]) -> dict[str, Any]:
         if told.get(name) is None:
             continue
         try:
-            found[name] = kind.model_validate(told[name])
+            found[name] = kind.model_validate(_placed(told[name], source))
         except ValidationError as error:
             raise PayloadError(
                 BAD_CONFIG, f"{name} of the run that made the weights is not understood", where=f"sample.{name}",
                 why=str(error), next_step=f"say {name} in the configuration",
             ) from None  # fmt: skip
     return found
+
+
+def _placed(part: Mapping[str, Any], source: Source) -> dict[str, Any]:
+    """A part whose files lie where the training found them: its relative paths start at its run directory."""
+    placed = dict(part)
+    for name in ("pretrained", "pretrained_2d"):
+        there = source.path.parents[1] / str(part.get(name) or "")
+        if part.get(name) and there.exists():
+            placed[name] = str(there.absolute())
+    return placed
 
 
 def _fixed_size(told: Mapping[str, Any]) -> bool:

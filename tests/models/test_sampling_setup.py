@@ -131,6 +131,17 @@ def test_a_run_directory_brings_what_is_not_said(tmp_path: Path) -> None:
     assert config.frames == 1
 
 
+def test_files_of_the_run_lie_where_it_found_them(tmp_path: Path) -> None:
+    coder = {"type": "VideoAutoencoderKL", "pretrained": "files/vae", "pretrained_2d": "/elsewhere/vae"}
+    checkpoint(tmp_path / "run", {**TRAINED, "autoencoder": coder, "model": {"hidden_size": 24, "num_heads": 2}})
+    (tmp_path / "run" / "files").mkdir()
+    (tmp_path / "run" / "files" / "vae").touch()
+    config, _ = complete(SampleConfig(**settings(weights="run", model=None, autoencoder=None)), tmp_path)
+    assert config.autoencoder is not None
+    assert config.autoencoder.pretrained == str(tmp_path / "run" / "files" / "vae")
+    assert config.autoencoder.pretrained_2d == "/elsewhere/vae"
+
+
 def test_what_nobody_says(tmp_path: Path) -> None:
     checkpoint(tmp_path / "run", {**TRAINED, "data": {"bucket_config": {}, "num_frames": 16}})
     (tmp_path / "model.safetensors").touch()
