@@ -100,8 +100,15 @@ def _counts(result: Judged) -> str:
 def _verdict(result: Judged) -> str:
     counts = _counts(result)
     if not result.report.good:
-        return f"{result.name}: HCCL would refuse it ({counts})"
+        return f"{result.name}: {_why_bad(result.report)} ({counts})"
     return f"{result.name}: good, {headline(result.report)}" + (f" ({counts})" if counts else "")
+
+
+def _why_bad(report: Report) -> str:
+    codes = {code for finding in report.findings.errors for code in finding.rule.codes}
+    if codes & {"EI0004", "EI0014"}:
+        return "HCCL would refuse it"
+    return "its ranks would not meet" if codes else "not as asked for"
 
 
 def _as_dict(result: Judged, strict: bool) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ostrain.ranktable.walk import Object, Walk
 
 Kind = Literal["1.0", "1.2", "2.0", "group"]
 VERSIONS: tuple[Kind, ...] = ("1.0", "1.2", "2.0")
+_LISTS = ("server_list", "rank_list", "group_list")
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,9 @@ def check_data(data: Any, expected: Expected = Expected()) -> Report:
     walk = Walk(report.findings)
     if not isinstance(data, dict):
         report.findings.add("json", (), f"the file holds {quoted(data)}; a rank table is an object {{…}}")
+        return report
+    if data.get("status") == "initializing" and data.keys().isdisjoint(_LISTS):
+        _status(walk, data, None)  # what a ring controller begins with: HCCL waits and reads nothing else yet
         return report
     report.kind = _kind(walk, data, expected.product)
     _status(walk, data, report.kind)

@@ -125,7 +125,7 @@ def summary(report: Report) -> list[tuple[str, str, str, str, str]]:
         ranks = sorted(row.rank for row in members if row.rank is not None)
         devices = [row.device for row in members]
         numbers = sorted(int(device) for device in devices if device is not None)
-        ips = [row.address for row in members if row.address]
+        ips = [row.address.partition(",")[0] for row in members if row.address]
         span = ips[0] if len(ips) == 1 else f"{ips[0]} … {ips[-1]}" if ips else "-"
         found.append((server, members[0].super_pod, listed(ranks) or "-", listed(numbers), span))
     return found

@@ -10,7 +10,6 @@ from ostrain.ranktable.subnets import Network, network_of, prefix_of
 from ostrain.ranktable.walk import Address, address
 
 _CONF = re.compile(r"\s*(ipv6_?address|address6?|netmask6?|prefix6?|gateway6?)_([0-9]{1,3})\s*=\s*(\S+)", re.IGNORECASE)
-_FIELD = re.compile(r"\s*([A-Za-z0-9_ -]{2,30}?)\s*[:=]\s*(\S+)")
 _WORD = re.compile(r"[0-9A-Fa-f:.]{2,45}")
 
 
@@ -59,8 +58,8 @@ def parse_tool(output: str) -> NicAddress | None:
     ip: Address | None = None
     prefix = ""
     for line in output.splitlines():
-        match = _FIELD.match(line)
-        key, value = (match[1].lower().replace(" ", "_"), match[2]) if match else ("", "")
+        key, _, rest = line.replace("=", ":", 1).partition(":")
+        key, value = key.lower(), (rest.split() or [""])[0]
         if "mask" in key or "prefix" in key:
             prefix = value
         elif "addr" in key and ip is None:
@@ -72,7 +71,9 @@ def parse_tool(output: str) -> NicAddress | None:
 
 def parse_gateway(output: str) -> Address | None:
     """``hccn_tool -i N -gateway -g``: the first address it prints."""
-    return next((ip for word in _WORD.findall(output) if (ip := address(word.rstrip(".:"))) is not None), None)
+    words = (word.rstrip(".:") for word in _WORD.findall(output))
+    found = (address(word) or address(word.removeprefix(":")) for word in words)
+    return next((ip for ip in found if ip is not None), None)
 
 
 def merged(tool: NicAddress | None, conf: NicAddress | None, gateway: Address | None) -> NicAddress | None:

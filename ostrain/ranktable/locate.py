@@ -3,6 +3,7 @@ by far but forgets places."""
 
 from __future__ import annotations
 
+import json
 import re
 from bisect import bisect_right
 from dataclasses import dataclass, field
@@ -11,8 +12,6 @@ from ostrain.spec.problems import Mark, Source
 
 Path = tuple[str | int, ...]
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
-_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
-_SHORT = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 Span = tuple[int, int]
 
 
@@ -66,22 +65,11 @@ def _next(frame: _Frame | None) -> None:
 
 
 def _key(found: Places, frame: _Frame, token: str, span: Span) -> None:
-    frame.step, frame.waits_for_key = _unescaped(token[1:-1]), False
+    frame.step, frame.waits_for_key = json.loads(token) if "\\" in token else token[1:-1], False
     path = (*frame.path, frame.step)
     if path in found.keys:
         found.twice.append((path, span))
     found.keys[path] = span
-
-
-def _unescaped(raw: str) -> str:
-    if "\\" not in raw:
-        return raw
-
-    def one(match: re.Match[str]) -> str:
-        word = match[1]
-        return chr(int(word[1:], 16)) if len(word) == 5 else _SHORT.get(word, word)
-
-    return _ESCAPE.sub(one, raw)
 
 
 class Lines:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-_FIELD = re.compile(r"[\s|]*([A-Za-z][A-Za-z0-9 _()%-]{1,40}?)\s*:\s*([^|]*?)\s*(?:\||\Z)")
 _COLUMNS = re.compile(r"\s{2,}|\t+")
 
 
@@ -89,8 +88,10 @@ def fields(text: str) -> dict[str, str]:
     """Lines ``Key : value``, keys in small letters; the first of each."""
     found: dict[str, str] = {}
     for line in text.splitlines():
-        for match in _FIELD.finditer(line):
-            found.setdefault(match[1].strip().lower(), match[2].strip())
+        for cell in line.split("|"):
+            key, colon, value = cell.partition(":")
+            if colon and key.strip():
+                found.setdefault(key.strip().lower(), value.strip())
     return found
 
 

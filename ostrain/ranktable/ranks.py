@@ -16,12 +16,16 @@ def check_ranks(findings: Findings, servers: Sequence[Server]) -> None:
     """Ranks of 1.0 and 1.2."""
     devices = [device for server in servers for device in server.devices]
     given = [(d.rank_id, (*d.path, "rank_id"), named(servers, d)) for d in devices if d.rank_id is not None]
-    if check_numbers(findings, given, len(devices)):
+    is_whole = all(server.devices for server in servers)
+    if check_numbers(findings, given, len(devices), is_whole=is_whole):
         _together(findings, servers)
 
 
-def check_numbers(findings: Findings, given: Sequence[Given], size: int) -> bool:
-    """Each rank once and below ``size``; whether that is so. The rest then follows: no holes."""
+def check_numbers(findings: Findings, given: Sequence[Given], size: int, *, is_whole: bool = True) -> bool:
+    """Each rank once and below ``size``; whether that is so. The rest then follows: no holes.
+
+    is_whole: every list of devices could be read; else nobody knows how many there are.
+    """
     first: dict[int, str] = {}
     good = True
     for rank, path, owner in given:
@@ -29,7 +33,7 @@ def check_numbers(findings: Findings, given: Sequence[Given], size: int) -> bool
             findings.add("duplicate_rank", path, f"rank {rank} is that of {first[rank]}, too")
             good = False
         first.setdefault(rank, owner)
-    too_large = sorted(rank for rank in first if rank >= size)
+    too_large = sorted(rank for rank in first if rank >= size) if is_whole else []
     if too_large:
         path = next(path for rank, path, _ in given if rank == too_large[0])
         text = f"{size} ranks have to be 0 to {size - 1}; there is rank {too_large[0]}"
@@ -62,5 +66,5 @@ def _together(findings: Findings, servers: Sequence[Server]) -> None:
         pairs = [(device.device_id or 0, device.rank_id or 0) for device in server.devices]
         rising = rising and min(ranks) > last and sorted(pairs) == sorted(pairs, key=lambda pair: pair[1])
         last = max(ranks)
-    if not rising:
+    if not rising and "rank_interleaved" not in {finding.rule.name for finding in findings.all}:
         findings.add("rank_order", ("server_list",), "ranks do not rise with servers and device ids", on_key=True)

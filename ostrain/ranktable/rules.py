@@ -82,10 +82,11 @@ _SERVER_RULES = (
     _error("card_count", "910A: 1, 2, 4 or 8 devices a server", "use 1, 2, 4 or 8 devices of every server",
            "device / server is invalid"),
     _error("card_ring", "910A: fewer than 8 devices lie within 0-3 or 4-7", "use devices of one half"),
-    _warning("unequal_cards", "all servers have as many devices", "list as many devices of every server",
-             "Expected value: is that number of devices under each server node is the same"),
+    Rule("unequal_cards", "warning", ("EI0014",), "all servers have as many devices; 910A refuses others",
+         "list as many devices of every server",
+         "Expected value: is that number of devices under each server node is the same"),
     _warning("missing_card", "a server has the devices that the others have", "add it, or leave it out everywhere"),
-    _error("expected_cards", "every server has the number of devices asked for", "add the missing ones"),
+    _error("expected_cards", "every server has the number of devices asked for", "add the missing ones", "", ()),
     _warning("half_card", "A3: both dies of a card take part", "list the other die of the card, too"),
 )  # fmt: skip
 _ADDRESS_RULES = (

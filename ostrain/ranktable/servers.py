@@ -129,10 +129,10 @@ def _unique_ips(walk: Walk, servers: list[Server], ip_needed: bool) -> None:
         if not device.ips and ip_needed and device.data.get("device_ip", "") == "":
             text = f"{named(servers, device)} has no device_ip; ranks of several servers cannot meet without"
             walk.findings.add("ip_missing", where if "device_ip" in device.data else device.path, text)
-    _alike(walk, servers, devices)
+    _alike(walk, servers, devices, ip_needed)
 
 
-def _alike(walk: Walk, servers: list[Server], devices: list[Device]) -> None:
+def _alike(walk: Walk, servers: list[Server], devices: list[Device], ip_needed: bool) -> None:
     """As many addresses on all devices, of one family."""
     having = [device for device in devices if device.ips]
     counts = Counter(len(device.ips) for device in having)
@@ -147,10 +147,10 @@ def _alike(walk: Walk, servers: list[Server], devices: list[Device]) -> None:
         odd = next(device for device in having if any(ip.version != usual for ip in device.ips))
         text = f"the address of {named(servers, odd)} is IPv{10 - usual}, most are IPv{usual}"
         walk.findings.add("ip_family", (*odd.path, "device_ip"), text)
-    if having and len(having) < len(devices):
-        lacking = next(device for device in devices if not device.ips)
-        if lacking.data.get("device_ip", "") == "":
-            walk.findings.add("ip_count", lacking.path, f"{named(servers, lacking)} has no address, others have one")
+    lacking = next((device for device in devices if device.data.get("device_ip", "") == ""), None)
+    if having and lacking is not None and not ip_needed:
+        text = f"{named(servers, lacking)} has no address, others have one"
+        walk.findings.add("ip_count", lacking.path, text)
 
 
 def named(servers: Sequence[Server], device: Device) -> str:
@@ -170,7 +170,8 @@ def _devices(walk: Walk, server: Server, product: Product | None) -> None:
         if number in seen:
             text = f"device {number} of server {server.name} is listed twice"
             walk.findings.add("duplicate_device", where, text)
-        seen.add(number)
+        if number <= limit:
+            seen.add(number)
     if product and product.counts:
         _ring(walk, server, product, seen)
     if product and product.dies > 1:
@@ -221,6 +222,7 @@ def _sibling(walk: Walk, device: Device, other: Device | None, backup: Address) 
 
 def _unequal(walk: Walk, servers: list[Server], product: Product | None) -> None:
     """As many devices everywhere: HCCL refuses others on 910A, and is slow with them elsewhere."""
+    servers = [server for server in servers if server.devices]  # an empty list is another rule's
     counts = Counter(len(server.devices) for server in servers)
     if len(counts) < 2:
         return

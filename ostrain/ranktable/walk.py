@@ -36,6 +36,7 @@ class Walk:
 
     def missing(self, holder: Object, path: Path, key: str, *, rule: str = "missing", next_step: str = "") -> None:
         near = did_you_mean(key, [name for name in holder if isinstance(name, str)]) if len(holder) < 100 else ""
+        near = near.replace("did you mean", "is it written as")
         self.findings.add(rule, path, f"{key} is missing{near}", next_step=next_step)
 
     def entries(self, holder: Object, path: Path, key: str) -> list[tuple[Path, Object]]:
