@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
@@ -84,3 +85,26 @@ def test_states(shape: T5Shape) -> None:
     expected = expected_states(shape, state, ids, mask)
     assert np.abs(got - expected).max() < 2e-5 * np.abs(expected).max()
     assert dict(network.parameters_and_names()).keys() == state.keys()
+
+
+def test_half_precision_keeps_what_overflows_wide() -> None:
+    shape = T5Shape(40, 16, 4, 20, 2, 4)
+    state: dict[str, np.ndarray] = {}
+    random = np.random.default_rng(6)
+
+    def read(name: str, size: tuple[int, ...]) -> np.ndarray:
+        if name not in state:
+            # The sums of the last product pass what float16 holds.
+            large = 2e5 if name.endswith("wo.weight") else 0.3
+            state[name] = random.standard_normal(size, np.float32) * np.float32(large)
+        return state[name]
+
+    ids = random.integers(0, 40, (1, 9)).astype(np.int32)
+    wide, half = (T5Encoder(shape, read, dtype) for dtype in (ms.float32, ms.float16))
+    dtypes = {name.split(".")[-2]: param.dtype for name, param in half.parameters_and_names()}
+    assert (dtypes["wo"], dtypes["wi_0"], dtypes["final_layer_norm"]) == (ms.float32, ms.float16, ms.float32)
+    expected, got = (network(Tensor(ids)).asnumpy() for network in (wide, half))
+    assert got.dtype == np.float32
+    assert np.abs(got - expected).max() < 0.02 * np.abs(expected).max()
+    states = [state.asnumpy() for state in half.encoder.states(half.shared(Tensor(ids)), None)]
+    assert max(np.abs(state).max() for state in states) > 65504
