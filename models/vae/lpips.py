@@ -32,7 +32,7 @@ _TINY = 1e-30
 
 
 class LPIPS(nn.Cell):
-    """a, b [N, 3, H, W] in [-1, 1] -> distance [N, 1, 1, 1], float32. Frozen; gradients flow to both pictures.
+    """a, b [N, 3 or 1, H, W] in [-1, 1] -> distance [N, 1, 1, 1], float32. Frozen; gradients flow to both pictures.
 
     Sides of 16 pixels at least: pictures are halved four times.
     """

@@ -45,15 +45,17 @@ def _variant(case: Case, model: LPIPS, about: dict[str, Any]) -> Arrays:
     frame_weights = case.need("nll_weights") if about.get("weights") else None
 
     def losses(recon: Tensor, moments: Tensor, logvar: Tensor) -> dict[str, Tensor]:
-        kl = divergence(_by(moments, about["posterior"])) if about["posterior"] and about["kl"] > 0 else None
-        wanted = about["perceptual"] > 0 and not about.get("no_perceptual")
+        kl = divergence(_by(moments, about["posterior"])) if about["posterior"] else None
+        # Version 2.0 always tells the distance, 1.2 does without where nobody wants it.
+        wanted = about["version"] == "2.0" or (about["perceptual"] > 0 and not about.get("no_perceptual"))
         distance = model(as_rows(video), as_rows(recon)) if wanted else None
         if about["version"] == "2.0":
             found = loss_v2_0(video, recon, logvar, distance, about["perceptual"], kl, about["kl"])
             return {"nll_loss": found.nll, "kl_loss": found.kl, "recon_loss": found.recon,
                     "perceptual_loss": found.perceptual}  # fmt: skip
         plain, weighted = loss_v1_2(nll(video, recon, logvar, distance, about["perceptual"]), frame_weights)
-        return {"nll_loss": plain, "weighted_nll_loss": weighted, "kl_loss": kl.sum() / kl.shape[0] * about["kl"]}
+        kl_loss = Tensor(np.float32(0)) if kl is None else kl.sum() / kl.shape[0] * about["kl"]
+        return {"nll_loss": plain, "weighted_nll_loss": weighted, "kl_loss": kl_loss}
 
     def total(recon: Tensor, moments: Tensor, logvar: Tensor) -> Tensor:
         found = losses(recon, moments, logvar)
