@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from models.config import TrainConfig
-from models.data.bucket import Buckets, Choice, Draws, Shape
+from models.data.bucket import Buckets, Choice, Shape
 from models.data.catalogue import Clip
 from models.data.decode import Header
 from models.data.fit import FitShapes, fit_size
 from models.data.latents import SETTINGS, LatentShapes, read_settings
-from models.data.order import Choose, Chooser, DealtOrder, FixedOrder, Order
+from models.data.order import Choose, Chooser, ClipSize, DealtOrder, FixedOrder, Order, by_size
 from models.exits import BAD_DATA, PayloadError
 from models.settings import unfit
 
@@ -78,15 +78,11 @@ def chooser(config: TrainConfig, clips: Sequence[Clip], shape: Shape | None) -> 
     if data.latents:
         rule = _latent_shapes(config, None)
         return lambda clip, draws: rule.choose(clips[clip].latents, draws)
-    by_size: Chooser = Buckets(data.bucket_config or {})
+    rule_of_size: Chooser = Buckets(data.bucket_config or {})
     if data.max_image_size is not None:
-        by_size = FitShapes(data.max_image_size, _multiple(config), data.num_frames, config.batch_size)
-
-    def choose(clip: int, draws: Draws) -> Choice | None:
-        header = clips[clip].header
-        return by_size.choose(header.frames, header.height, header.width, data.frame_interval, draws)
-
-    return choose
+        rule_of_size = FitShapes(data.max_image_size, _multiple(config), data.num_frames, config.batch_size)
+    sizes = [ClipSize(clip.header.frames, clip.header.height, clip.header.width) for clip in clips]
+    return by_size(sizes, rule_of_size, data.frame_interval)
 
 
 def _latent_shapes(config: TrainConfig, shape: Shape | None) -> LatentShapes:

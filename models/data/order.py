@@ -166,15 +166,9 @@ class DealtOrder:
         )
 
 
-class BucketOrder(DealtOrder):
-    """Shapes by bucket, or by another rule on the size of a clip."""
-
-    def __init__(self, seed: int, clips: Sequence[ClipSize], buckets: Chooser, interval: int, replicas: int) -> None:
-        def choose(clip: int, draws: Draws) -> Choice | None:
-            size = clips[clip]
-            return buckets.choose(size.frames, size.height, size.width, interval, draws)
-
-        super().__init__(seed, len(clips), choose, replicas)
+def by_size(clips: Sequence[ClipSize], rule: Chooser, interval: int) -> Choose:
+    """A rule on the size of clips, asked by their numbers."""
+    return lambda clip, draws: rule.choose(clips[clip].frames, clips[clip].height, clips[clip].width, interval, draws)
 
 
 def bucket_draws(seed: int, epoch: int, clip: int) -> Draws:

@@ -6,7 +6,7 @@ import pytest
 
 from models.config import DataConfig
 from models.data.bucket import Buckets, Shape
-from models.data.order import BucketOrder, ClipSize, FixedOrder, Sample, slots
+from models.data.order import ClipSize, DealtOrder, FixedOrder, Sample, by_size, slots
 from models.exits import PayloadError
 
 SHAPE = Shape(4, 8, 8)
@@ -60,13 +60,13 @@ def test_steps_can_be_asked_in_any_order() -> None:
     assert FixedOrder(6, 7, SHAPE, 4).batch(0) != expected[0]
 
 
-def bucket_order(replicas: int = 2, keep: float = 1.0) -> BucketOrder:
+def bucket_order(replicas: int = 2, keep: float = 1.0) -> DealtOrder:
     config = DataConfig.model_validate(
         {"bucket_config": {"144p": {16: [keep, 2], 51: [[keep, 0.5], 1]}, "240p": {16: [keep * 0.5, 1]}}}
     )
     assert config.bucket_config is not None
     clips = [ClipSize(20 + 5 * n, 144 if n % 3 else 240, 256 if n % 3 else 426) for n in range(9)]
-    return BucketOrder(1, clips, Buckets(config.bucket_config), 1, replicas)
+    return DealtOrder(1, len(clips), by_size(clips, Buckets(config.bucket_config), 1), replicas)
 
 
 def test_bucket_batches_have_one_shape_and_full_size() -> None:

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from models.config import CheckpointConfig, DataConfig, TrainConfig
 from models.data.bucket import Buckets, Shape
-from models.data.order import BucketOrder, ClipSize, FixedOrder
+from models.data.order import ClipSize, DealtOrder, FixedOrder, by_size
 from models.length import Length
 
 SHAPE = Shape(4, 8, 8)
@@ -40,7 +40,7 @@ def test_checkpoints_by_epoch() -> None:
 def test_epochs_of_buckets_end_when_the_data_has_gone_by() -> None:
     config = DataConfig.model_validate({"bucket_config": {"144p": {1: [1.0, 2]}, "240p": {1: [1.0, 3]}}})
     clips = [ClipSize(1, 144, 256)] * 5 + [ClipSize(1, 240, 426)] * 7
-    order = BucketOrder(0, clips, Buckets(config.bucket_config or {}), 1, 1)
+    order = DealtOrder(0, len(clips), by_size(clips, Buckets(config.bucket_config or {}), 1), 1)
     length = Length(epochs(4), order)
     assert length.total is None and str(length) == "4 epochs"
     steps = next(step for step in range(1, 100) if length.reached(step))
