@@ -71,7 +71,9 @@ def quoted(value: object, limit: int = 60) -> str:
     if isinstance(value, list):
         return "a list"
     text = str(value)
-    text = "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in text[: limit + 1])
+    text = text[: limit + 1]
+    if not text.isprintable():
+        text = "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in text)
     text = text if len(text) <= limit else text[:limit] + "…"
     return f'"{text}"' if isinstance(value, str) else text
 

@@ -11,6 +11,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ostrain.errors import OstrainError
 from ostrain.ranktable.walk import Address
@@ -31,9 +32,17 @@ class Outlier:
 
 
 def network_of(ip: Address, prefix: int) -> Network:
-    return ipaddress.ip_network((ip, min(prefix, ip.max_prefixlen)), strict=False)
+    length = min(prefix, ip.max_prefixlen)
+    host_bits = ip.max_prefixlen - length
+    return _network(ip.version, int(ip) >> host_bits << host_bits, length)
 
 
+@lru_cache(maxsize=1 << 14)  # thousands of devices share a few networks and masks
+def _network(version: int, base: int, length: int) -> Network:
+    return ipaddress.IPv4Network((base, length)) if version == 4 else ipaddress.IPv6Network((base, length))
+
+
+@lru_cache(maxsize=1 << 10)
 def prefix_of(text: str) -> int:
     """``24``, ``/24``, ``255.255.255.0`` as a prefix length. OstrainError (exit 2) for others."""
     word = text.strip().removeprefix("/")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 from typing import Any
 
 from ostrain.ranktable.findings import Findings, quoted
@@ -21,6 +22,7 @@ def is_digits(text: str) -> bool:
     return bool(_DIGITS.match(text)) and int(text) <= _MAX_U32
 
 
+@lru_cache(maxsize=1 << 17)  # a table's addresses are read by several rules
 def address(text: str) -> Address | None:
     try:
         return ipaddress.ip_address(text)

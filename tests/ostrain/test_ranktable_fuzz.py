@@ -49,7 +49,7 @@ def keys_of(value: Any) -> Iterator[str]:
 KEYS = sorted({key for table in TABLES for key in keys_of(table)})
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.integers(0, 16), st.integers(0, 16).map(str),
-    st.floats(allow_nan=False), st.text(max_size=20),
+    st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=20),
     st.sampled_from(["1.0", "1.2", "2.0", "completed", "10.0.0.1", "2001:db8::1", "EID", ""]),
 )  # fmt: skip
 values = st.recursive(
