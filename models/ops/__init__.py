@@ -15,6 +15,7 @@ attention           q, k, v [B, heads, N or M, d], bias broadcastable to [B, hea
 biased_attention    q, k, v as above, not scaled, bias float32 [B, heads, N, M]: softmax in float32
 gate_add            residual + gate * x
 conv2d, conv3d      (channels, kernel, stride, padding) -> a cell (x, weight, bias or None) -> convolved
+exp                 e to the x, exact to the last bits; for small tensors
 group_norm          (groups, eps, whether silu follows) -> a cell (x [N, C, ...], weight [C], bias [C])
 upsample_nearest    [N, C, H, W] -> [N, C, 2 H, 2 W]
 adamw_update        one AdamW step of one parameter, in place
@@ -37,6 +38,7 @@ OPERATORS = (
     "biased_attention",
     "conv2d",
     "conv3d",
+    "exp",
     "gate_add",
     "gelu",
     "group_norm",

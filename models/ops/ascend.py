@@ -8,7 +8,7 @@ import mindspore as ms
 from mindspore import Tensor, mint
 from mindspore import ops as P
 
-from models.ops.ascend_images import conv2d, conv3d, group_norm, upsample_nearest
+from models.ops.ascend_images import conv2d, conv3d, exp, group_norm, upsample_nearest
 from models.ops.common import adamw_update, biased_attention, gate_add, lerp_update, modulate, sum_of_squares
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "biased_attention",
     "conv2d",
     "conv3d",
+    "exp",
     "gate_add",
     "gelu",
     "group_norm",

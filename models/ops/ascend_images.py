@@ -74,3 +74,8 @@ def upsample_nearest(x: Tensor) -> Tensor:
     n, c, h, w = x.shape
     x = P.broadcast_to(x.reshape(n, c, h, 1, w, 1), (n, c, h, 2, w, 2))
     return x.reshape(n, c, 2 * h, 2 * w)
+
+
+def exp(x: Tensor) -> Tensor:
+    """e to the x, in float32 whatever x is."""
+    return mint.exp(x.astype(ms.float32)).astype(x.dtype)

@@ -13,7 +13,7 @@ from mindspore.ops import constexpr
 
 from models.ops import cpu_cells as cells
 from models.ops.common import AdamWConstants, biased_attention, lerp_update, modulate
-from models.ops.cpu_images import conv2d, conv3d, group_norm, upsample_nearest
+from models.ops.cpu_images import conv2d, conv3d, exp, group_norm, upsample_nearest
 
 __all__ = [
     "adamw_update",
@@ -21,6 +21,7 @@ __all__ = [
     "biased_attention",
     "conv2d",
     "conv3d",
+    "exp",
     "gate_add",
     "gelu",
     "group_norm",

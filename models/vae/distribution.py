@@ -8,6 +8,8 @@ from __future__ import annotations
 from mindspore import Tensor
 from mindspore import ops as P
 
+from models import ops
+
 _LOWEST, _HIGHEST = -30.0, 20.0
 
 
@@ -19,7 +21,7 @@ def mean_and_logvar(moments: Tensor) -> tuple[Tensor, Tensor]:
 
 def deviation(logvar: Tensor) -> Tensor:
     """Standard deviation."""
-    return P.exp(0.5 * logvar)
+    return ops.exp(0.5 * logvar)
 
 
 def draw(moments: Tensor, noise: Tensor | None) -> Tensor:
@@ -34,5 +36,5 @@ def divergence(moments: Tensor, start: int = 1) -> Tensor:
     0.5 * (mean^2 + variance - 1 - log variance). [N] for start 1.
     """
     mean, logvar = mean_and_logvar(moments)
-    terms = mean * mean + P.exp(logvar) - 1.0 - logvar
+    terms = mean * mean + ops.exp(logvar) - 1.0 - logvar
     return 0.5 * terms.reshape((*terms.shape[:start], -1)).sum(-1)
