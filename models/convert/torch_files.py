@@ -132,6 +132,8 @@ class _Unpickler(pickle.Unpickler):
                 return _Typed(_TORCH_TYPES[name])
         if (module, name) in _SHELLS:
             return Shell
+        if module.startswith("torch.nn."):
+            raise BadFile(f"holds a whole model ({module}.{name}), not its state_dict: save that with PyTorch")
         raise BadFile(f"asks for {module}.{name}, which no weights need: it may be made to do harm, nothing was run")
 
     def persistent_load(self, pid: Any) -> Any:

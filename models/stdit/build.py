@@ -12,6 +12,11 @@ from models.stdit.stdit import STDiT
 from models.stdit.stdit2 import STDiT2
 from models.stdit.stdit3 import STDiT3
 
+# Defaults of the original constructors where they are not those of published weights.
+_UPSTREAM: dict[str, dict[str, Any]] = {
+    "STDiT2": {"qk_norm": False, "input_sq_size": 32, "model_max_length": 120},
+}
+
 
 def create(config: ModelConfig, latent_size: tuple[int, int, int] | None = None, dtype: str = "fp32") -> Transformer:
     """The transformer with parameters of zero, to be loaded. ``latent_size`` (T, H, W) is STDiT's; others ignore it.
@@ -54,4 +59,5 @@ def build_model(config: ModelConfig, seed: int, dtype: str = "fp32") -> Transfor
 def config_from_init(init: dict[str, Any], kind: str = "STDiT3") -> ModelConfig:
     """ModelConfig from constructor arguments of the original classes; their device switches are dropped."""
     known = set(ModelConfig.model_fields) - {"type"}
-    return ModelConfig(**{"type": kind, **{key: value for key, value in init.items() if key in known}})
+    given = {key: value for key, value in init.items() if key in known}
+    return ModelConfig(**{"type": kind, **_UPSTREAM.get(kind, {}), **given})
