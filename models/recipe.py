@@ -1,8 +1,7 @@
 """Recipes: bundled defaults as YAML files that may build on one another (``base: opensora_v1_2/base``).
 
 A recipe is a part of a task's configuration as a mapping; its key ``task`` says which, ``train`` where it is not
-there. Mappings merge key by key, everything else is replaced: lists and
-buckets as a whole. Imports no MindSpore.
+there. Sections merge key by key; everything else is replaced, buckets and masks as a whole. Imports no MindSpore.
 """
 
 from __future__ import annotations
@@ -17,6 +16,8 @@ import yaml
 from models.config import TrainConfig
 
 FOLDER = Path(__file__).parent / "recipes"
+# Maps with free keys are one decision, not many: half a parent's buckets beside a child's would be nobody's choice.
+REPLACED_WHOLE = frozenset({("data", "bucket_config"), ("mask_ratios",), ("validation", "bucket_config")})
 # Keys of a recipe about the recipe itself.
 ABOUT = frozenset({"base", "task"})
 
@@ -56,12 +57,13 @@ def load_recipe(path: Path) -> dict[str, Any]:
     return value
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``over`` laid over ``base``: mappings key by key, everything else replaced. Neither is changed."""
+def merge(base: Mapping[str, Any], over: Mapping[str, Any], above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """``over`` laid over ``base``: sections key by key, everything else replaced. Neither is changed."""
     merged = dict(base)
     for key, value in over.items():
-        old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        old, path = merged.get(key), (*above, key)
+        sections = isinstance(old, Mapping) and isinstance(value, Mapping) and path not in REPLACED_WHOLE
+        merged[key] = merge(old, value, path) if sections else value
     return merged
 
 

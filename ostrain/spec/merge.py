@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+from models.recipe import REPLACED_WHOLE
 from ostrain.spec.document import Mapping, Node, find, plain
 from ostrain.spec.problems import Mark, Problem
-
-# Maps with free keys are one decision, not many: half a parent's buckets beside a child's would be nobody's choice.
-REPLACED_WHOLE = frozenset({("data", "bucket_config"), ("mask_ratios",)})
 
 
 def merge_train(base: Mapping, over: Mapping, above: tuple[str, ...] = ()) -> Mapping:
