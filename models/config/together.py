@@ -21,6 +21,9 @@ def contradictions(
         if data.bucket_config is not None and not sized:
             why = "STDiT is made for samples of one size; set image_size, or take STDiT2 or STDiT3"
             found.append((("data", "bucket_config"), why))
+        if data.max_image_size is not None:
+            why = "clips in their own sizes need STDiT2 or STDiT3; STDiT is made for one size"
+            found.append((("data", "max_image_size"), why))
         if masks:
             found.append((("mask_ratios",), "STDiT knows no conditioning frames; take STDiT2 or STDiT3"))
     if diffusion.type == "iddpm" and diffusion.use_kl and masks:

@@ -55,6 +55,8 @@ def test_what_cannot_be_trained_together() -> None:
     assert contradictions(ModelConfig(), flow, buckets, masks) == []
     assert [place for place, _ in contradictions(old, flow, SIZED, masks)] == [("mask_ratios",)]
     assert [place for place, _ in contradictions(old, flow, buckets, None)] == [("data", "bucket_config")]
+    own_sizes = DataConfig(max_image_size=256)
+    assert [place for place, _ in contradictions(old, flow, own_sizes, None)] == [("data", "max_image_size")]
     bound = DiffusionConfig(type="iddpm", use_kl=True)
     assert [place for place, _ in contradictions(ModelConfig(), bound, SIZED, masks)] == [("mask_ratios",)]
     no_sigma = ModelConfig(pred_sigma=False)
