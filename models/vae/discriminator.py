@@ -102,14 +102,15 @@ class BatchNorm(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         n, c = x.shape[:2]
-        flat = x.reshape(n, c, -1)
+        # Sums over a batch need full precision, whatever the network computes in.
+        flat = x.reshape(n, c, -1).astype(ms.float32)
         if self.training:
             mean, variance = self._moments(flat)
         else:
             mean, variance = self.running_mean, self.running_var
-        scale = self.weight / P.sqrt(variance + _EPS)
-        shift = self.bias - mean * scale
-        return (flat * scale.reshape(1, c, 1) + shift.reshape(1, c, 1)).reshape(x.shape)
+        scale = self.weight.astype(ms.float32) / P.sqrt(variance + _EPS)
+        shift = self.bias.astype(ms.float32) - mean * scale
+        return (flat * scale.reshape(1, c, 1) + shift.reshape(1, c, 1)).reshape(x.shape).astype(x.dtype)
 
     def _moments(self, flat: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance [C]; moves the running ones, with the unbiased variance."""
