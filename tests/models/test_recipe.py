@@ -45,6 +45,7 @@ def test_stage3_is_the_published_one() -> None:
 def test_merging_goes_key_by_key_and_replaces_lists() -> None:
     base = {"a": {"x": 1, "y": [1, 2]}, "b": 3}
     assert merge(base, {"a": {"y": [9]}, "b": {"c": 1}}) == {"a": {"x": 1, "y": [9]}, "b": {"c": 1}}
+    assert base == {"a": {"x": 1, "y": [1, 2]}, "b": 3}
 
 
 def test_buckets_and_masks_are_replaced_whole() -> None:
@@ -54,7 +55,6 @@ def test_buckets_and_masks_are_replaced_whole() -> None:
         "240p", "360p", "480p", "720p", "1024"
     }  # fmt: skip
     assert config.mask_ratios == {"image_head": 0.1}
-    assert base == {"a": {"x": 1, "y": [1, 2]}, "b": 3}
 
 
 def test_unknown_recipe_lists_close_names() -> None:
