@@ -6,7 +6,7 @@ seen to hang in containers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from cluster.backend import NodeError, PerNode
 from cluster.local import LocalTransport
@@ -53,9 +53,17 @@ exit 0
 
 
 def gather(
-    nodes: Mapping[str, NodeAccess], backend: str, *, ipv6: bool = False, timeout: float = 120.0
+    nodes: Mapping[str, NodeAccess],
+    backend: str,
+    *,
+    ipv6: bool = False,
+    timeout: float = 120.0,
+    answered: Callable[[str], None] = lambda node: None,
 ) -> PerNode[str]:
-    """Node -> transcript, all at once. backend: ``local`` or ``ssh``; ipv6: ask for IPv6 addresses, too."""
+    """Node -> transcript, all at once. backend: ``local`` or ``ssh``; ipv6: ask for IPv6 addresses, too.
+
+    answered: called, from any thread, with each node that has been asked.
+    """
     transports = {name: _transport(name, access, backend) for name, access in nodes.items()}
     script = (("WANT_IPV6=1\n" if ipv6 else "WANT_IPV6=\n") + _SCRIPT).encode()
 
@@ -64,6 +72,7 @@ def gather(
             result = transport.run(["sh", "-s"], script, timeout=timeout)
         finally:
             transport.close()
+            answered(transport.node)
         if result.returncode != 0:
             words = result.stderr.decode("utf-8", "replace").strip()[:200]
             raise NodeError(

@@ -15,6 +15,7 @@ from ostrain.cli.ranktable_output import (
     opened,
     refuse_inputs,
     show_complaints,
+    show_progress,
     unreachable,
     write_table,
 )
@@ -72,8 +73,10 @@ def _gathered(
     if cluster is not None and facts is not None:
         raise OstrainError("--cluster and --facts at once", next_step="give one", exit_code=ExitCode.USAGE)
     if facts is not None:
-        return from_files(facts, server_id)
-    return from_cluster(cluster, count=count, ipv6=ipv6, server_id=server_id) if cluster is not None else None
+        return from_files(facts, server_id, count)
+    if cluster is None:
+        return None
+    return from_cluster(cluster, count=count, ipv6=ipv6, server_id=server_id, progress=show_progress)
 
 
 @ranktable.command()
@@ -110,7 +113,7 @@ def make(
     if found.errors:
         return unreachable(found.errors)
     wanted = Wanted(version or "", product, physical, 6 if ipv6 else 4, backup)
-    made = make(found.facts[:nodes], wanted, found.own if physical is None else None)
+    made = make(found.facts, wanted, found.own if physical is None else None)
     if not as_json:
         show_complaints(made.complaints)
     if made.data is None:
@@ -153,6 +156,8 @@ def check(
         result = judged(file, expected)
         if found is not None and result.report.servers:
             check_against(result.report, found.facts)
+        elif found is not None:
+            say(f"note: {result.name} is not compared with the nodes; only versions 1.0 and 1.2 can be")
         results.append(result)
     return finish_check(results, strict=strict, as_json=as_json)
 

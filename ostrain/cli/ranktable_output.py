@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +145,12 @@ def show_complaints(complaints: Sequence[Complaint]) -> None:
             say(str(complaint))
         if len(of_level) > SHOWN:
             say(f"… and {len(of_level) - SHOWN} more {level}s; --json lists all")
+
+
+def show_progress(done: int, total: int) -> None:
+    """One line that counts the nodes, where somebody watches."""
+    if total > 1 and sys.stderr.isatty():
+        click.echo(f"\rasked {done} of {total} nodes", nl=done == total, err=True)
 
 
 def unreachable(errors: Sequence[OstrainError]) -> int:

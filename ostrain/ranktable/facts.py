@@ -67,7 +67,7 @@ def node_facts(name: str, transcript: str, server_id: str = "") -> NodeFacts:
     for section in sections(transcript):
         _take(answers, section)
     reachable = [ip for ip in answers.addresses if not (ip.is_loopback or ip.is_link_local)]
-    host = address(server_id) if server_id else (reachable[0] if reachable else None)
+    host = address(server_id) or (reachable[0] if reachable else None)
     facts = NodeFacts(name, server_id or str(host or name), host)
     chips = npu_smi.joined(answers.info, answers.mapped)
     facts.devices = _devices(answers, chips)

@@ -101,6 +101,10 @@ def _choose(facts: NodeFacts, wanted: Wanted, own: Sequence[int] | None, complai
         why = f"{by} {listed(sorted(there)) or 'none'}"
         text = f"device {number} is missing"
         complaints.append(Complaint("error", facts.name, text, why, "choose others with --devices, or mend the card"))
+    unused = sorted(there - set(ids)) if own is not None and wanted.devices is None else []
+    if unused:
+        text = f"device {listed(unused)} takes no part: the inventory's `devices` does not list it"
+        complaints.append(Complaint("note", facts.name, text, next_step="correct `devices` if it should"))
     if not ids:
         text = "no device is known"
         why = "neither npu-smi, /dev, hccn_tool nor /etc/hccn.conf names one"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,12 +32,13 @@ class Gathered:
     errors: list[OstrainError] = field(default_factory=list)
 
 
-def from_files(path: Path, server_id: str = "") -> Gathered:
+def from_files(path: Path, server_id: str = "", count: int | None = None) -> Gathered:
     """Transcripts or ``hccn.conf`` files: one file or folder a node (or one file for one node).
 
     server_id: what the table calls the node, for a single one. Raises OstrainError (exit 2).
     """
     transcripts = read_folder(path)
+    transcripts = dict(list(transcripts.items())[: _enough(str(path), len(transcripts), count)])
     _one_node(server_id, len(transcripts))
     facts = [node_facts(name, text, server_id or _as_address(name)) for name, text in transcripts.items()]
     return Gathered(facts, transcripts)
@@ -57,20 +58,32 @@ def _one_node(server_id: str, count: int) -> None:
         )
 
 
-def from_cluster(name: str, *, count: int | None = None, ipv6: bool = False, server_id: str = "") -> Gathered:
-    """Ask the nodes of an inventory (``local``: this machine). Nodes that cannot be reached are in ``errors``."""
+def from_cluster(
+    name: str,
+    *,
+    count: int | None = None,
+    ipv6: bool = False,
+    server_id: str = "",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Gathered:
+    """Ask the nodes of an inventory (``local``: this machine). Nodes that cannot be reached are in ``errors``.
+
+    progress: called with how many nodes have been asked, of how many.
+    """
     from cluster.hccn import gather
 
     inventory = load_inventory(name)
     nodes = inventory.resolved()
-    if count is not None and count > len(nodes):
-        raise OstrainError(
-            f"{inventory.name} has {len(nodes)} nodes, not {count}", next_step="say --nodes with fewer",
-            exit_code=ExitCode.USAGE,
-        )  # fmt: skip
-    nodes = nodes[:count]
+    nodes = nodes[: _enough(inventory.name, len(nodes), count)]
     _one_node(server_id, len(nodes))
-    answers = gather({node.name: _access(node) for node in nodes}, inventory.backend, ipv6=ipv6)
+    done: list[str] = []
+
+    def answered(node: str) -> None:
+        done.append(node)
+        progress(len(done), len(nodes))
+
+    access = {node.name: _access(node) for node in nodes}
+    answers = gather(access, inventory.backend, ipv6=ipv6, answered=answered)
     found = Gathered()
     for node in nodes:
         answer = answers[node.name]
@@ -83,6 +96,14 @@ def from_cluster(name: str, *, count: int | None = None, ipv6: bool = False, ser
         if inventory.backend != "local" and inventory.device == "Ascend":
             found.own[node.name] = node.devices
     return found
+
+
+def _enough(name: str, there: int, count: int | None) -> int | None:
+    if count is not None and count > there:
+        raise OstrainError(
+            f"{name} has {there} nodes, not {count}", next_step="say --nodes with fewer", exit_code=ExitCode.USAGE
+        )
+    return count
 
 
 def _access(node: ResolvedNode) -> NodeAccess:

@@ -118,9 +118,12 @@ def _unique_ips(walk: Walk, servers: list[Server], ip_needed: bool) -> None:
     devices = [device for server in servers for device in server.devices]
     for device in devices:
         where = (*device.path, "device_ip")
+        own: set[Address] = set()
         for ip in device.ips:
             owner = owners.setdefault(ip, device)
-            if owner is not device or device.ips.count(ip) > 1:
+            twice = ip in own
+            own.add(ip)
+            if owner is not device or twice:
                 text = f"device_ip {ip} is that of {named(servers, owner)}, too"
                 walk.findings.add("duplicate_ip", where, text)
             if ip in hosts:

@@ -37,7 +37,8 @@ class Walk:
         self.findings = findings
 
     def missing(self, holder: Object, path: Path, key: str, *, rule: str = "missing", next_step: str = "") -> None:
-        near = did_you_mean(key, [name for name in holder if isinstance(name, str)]) if len(holder) < 100 else ""
+        few = len(holder) < 50 and len(self.findings.all) < 200  # guessing takes time
+        near = did_you_mean(key, holder) if few else ""
         near = near.replace("did you mean", "is it written as")
         self.findings.add(rule, path, f"{key} is missing{near}", next_step=next_step)
 

@@ -11,6 +11,8 @@ import pytest
 
 import models.files
 from ostrain.ranktable.check import check_data
+from ostrain.ranktable.facts import node_facts
+from ostrain.ranktable.make import Wanted, make
 from tests.ostrain.ranktable_helpers import GOLDEN, Command, Said, runner
 
 FACTS = GOLDEN / "facts"
@@ -227,3 +229,16 @@ def test_facts_that_are_none(ranktable: Command, tmp_path: Path) -> None:
     assert ranktable("make", "--facts", FACTS, "--cluster", "local").code == 2
     said = ranktable("make", "--cluster", "nowhere")
     assert said.code == 2 and "no inventory 'nowhere'" in said.err
+
+
+def test_only_the_first_nodes(ranktable: Command) -> None:
+    assert ranktable("make", "--facts", FACTS, "--nodes", 1, "-o", "-").json["server_count"] == "1"
+    said = ranktable("make", "--facts", FACTS, "--nodes", 3)
+    assert said.code == 2 and "has 2 nodes, not 3" in said.err
+
+
+def test_devices_that_an_inventory_leaves_out_are_told() -> None:
+    facts = node_facts("node-0", (FACTS / "node-0.txt").read_text())
+    made = make([facts], Wanted(), {"node-0": range(4)})
+    assert made.data is not None and len(made.data["server_list"][0]["device"]) == 4
+    assert [complaint.what[:22] for complaint in made.complaints] == ["device 4-7 takes no pa"]

@@ -53,7 +53,9 @@ esac
 def test_this_machine_is_asked_with_its_own_tools(programs: Path) -> None:
     write_program(programs, "npu-smi", MAP)
     write_program(programs, "hostname", '[ "$1" = -I ] && echo "127.0.0.1 192.0.2.7" || echo here')
-    facts = node_facts("here", str(gather(LOCAL, "local")["here"]))
+    asked: list[str] = []
+    facts = node_facts("here", str(gather(LOCAL, "local", answered=asked.append)["here"]))
+    assert asked == ["here"]
     assert facts.server_id == "192.0.2.7" and facts.product and facts.product.name == "A3"
     assert [device.pod and device.pod.super_device_id for device in facts.devices.values()] == [100, 101]
 
