@@ -15,7 +15,7 @@ from mindspore import Tensor
 from models.checkpoint.manifest import MANIFEST
 from models.checkpoint.read import model_of
 from models.config import TrainConfig
-from models.convert.files import open_weights
+from models.convert.files import open_weights, readable
 from models.convert.fit import fit
 from models.convert.names import to_torch
 from models.convert.stored import Weights, of_array
@@ -65,8 +65,9 @@ def initialize_from(train: TrainStep, path: Path) -> list[str]:
                 next_step="make train.model describe the model these weights come from, or set train.allow_partial",
             )
         params = dict(train.model.parameters_and_names())
-        for name, value in found.values():
-            params[name].set_data(Tensor(value, dtype=params[name].dtype))
+        with readable(path):
+            for name, value in found.values():
+                params[name].set_data(Tensor(value, dtype=params[name].dtype))
         lines = found.summary()
     spread(train)
     return lines
@@ -100,7 +101,8 @@ def check_agreement(train: TrainStep) -> None:
 
 def weights_of(path: Path) -> dict[str, np.ndarray]:
     """Weights by PyTorch name: of a checkpoint ``step-N`` (its model, not its averages), a folder, or a file."""
-    return {to_torch(name): stored.values() for name, stored in _stored(path).items()}
+    with readable(path):
+        return {to_torch(name): stored.values() for name, stored in _stored(path).items()}
 
 
 def _stored(path: Path) -> Weights:

@@ -10,12 +10,14 @@ import errno
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from models.checkpoint.convert import DTYPES, safetensors_header, to_dtype, write_whole
-from models.convert.files import open_weights
+from models.convert.files import open_weights, readable
 from models.convert.mindspore_files import ckpt_chunks
 from models.convert.names import KINDS
 from models.convert.plan import Item, Plan, in_mindspore, make_plan
@@ -33,10 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if plan.whole or options.allow_partial:
             items = plan.items if options.to == "pytorch" else in_mindspore(plan)
             items = [_typed(item, options.dtype) for item in items]
-            _write(options.target, items, progress=sys.stderr.isatty())
+            _write(options.target, options.source, items)
             plan.items = items
     except PayloadError as error:
         return _tell(error)
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
+        return 130
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         code = DISK_FULL if full else 1
@@ -95,15 +100,21 @@ def _typed(item: Item, dtype: str) -> Item:
     return Item(item.name, item.source, Stored(code, stored.shape, lambda: to_dtype(stored.values(), dtype)), item.what)
 
 
-def _write(target: Path, items: Sequence[Item], progress: bool) -> None:
+def _write(target: Path, source: Path, items: Sequence[Item]) -> None:
     """Tensor by tensor: memory stays at the largest one."""
     total = sum(item.stored.nbytes for item in items) or 1
+    progress = sys.stderr.isatty()
+
+    def value(stored: Stored) -> np.ndarray:
+        # Only what is wrong with the source is about it: a full disk is about the target.
+        with readable(source):
+            return stored.read()
 
     def chunks() -> Iterator[bytes]:
         entries = {item.name: (item.stored.dtype, item.stored.shape, item.stored.nbytes) for item in items}
         yield safetensors_header(entries, {"format": "pt"})
         for item in items:
-            yield np.ascontiguousarray(item.stored.read(), TYPES[item.stored.dtype]).tobytes()
+            yield np.ascontiguousarray(value(item.stored), TYPES[item.stored.dtype]).tobytes()
 
     def told(data: Iterator[bytes]) -> Iterator[bytes]:
         done, shown = 0, -1
@@ -116,7 +127,7 @@ def _write(target: Path, items: Sequence[Item], progress: bool) -> None:
         if shown >= 0:
             print("\r" + " " * 20 + "\r", end="", file=sys.stderr, flush=True)
 
-    weights = {item.name: item.stored for item in items}
+    weights = {item.name: replace(item.stored, read=partial(value, item.stored)) for item in items}
     write_whole(target, told(ckpt_chunks(weights) if target.suffix == ".ckpt" else chunks()))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,16 +42,24 @@ def open_weights(path: Path, take: str | None = None) -> Source:
 
     take: the section to read of files that hold several (``ema``, ``state_dict``, ``model``, or any other name).
     """
-    place = path
-    try:
+    with readable(path):
         place = _in_folder(path) if path.is_dir() else path
+    with readable(place):
         return _sharded(place, take) if place.name.endswith(INDEX) else _single(place, take)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """What goes wrong while weights are opened, or their values read later, as PayloadError about ``path``."""
+    try:
+        yield
+        return
     except (BadFile, BadTensors) as error:
         why = f"it {error}"
     except OSError as error:
         why = error.strerror or str(error)
     raise PayloadError(
-        BAD_CHECKPOINT, "weights cannot be read", where=str(place), why=why,
+        BAD_CHECKPOINT, "weights cannot be read", where=str(path), why=why,
         next_step="name another file, or fetch it again",
     )  # fmt: skip
 

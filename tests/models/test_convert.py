@@ -149,6 +149,20 @@ def test_tensors_that_reach_beyond_their_values(tmp_path: Path) -> None:
     assert "reaches beyond" in failure(path)
 
 
+def test_damage_in_the_middle_is_seen_when_values_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, target = tmp_path / "x.pth", tmp_path / "y.safetensors"
+    arrays = weights("STDiT2")
+    write_zip(path, as_tensors(arrays))
+    data = bytearray(path.read_bytes())
+    place = data.find(arrays["t_block.1.weight"].tobytes())
+    data[place + 100] ^= 1
+    path.write_bytes(data)
+    assert main([str(path), str(target)]) == BAD_CHECKPOINT
+    told = capsys.readouterr().err
+    assert "damaged" in told and str(path) in told and "Traceback" not in told
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.pth"]
+
+
 def test_other_files(tmp_path: Path) -> None:
     for name, data, why in (
         ("page.bin", b"<html>404 not found, but quite long</html>", "damaged pickle"),

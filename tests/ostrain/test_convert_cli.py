@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from models.convert.names import KINDS as PAYLOAD_KINDS
 from ostrain.__main__ import main
+from ostrain.cli.convert import KINDS
 
 GOLDEN = Path(__file__).resolve().parents[1] / "data" / "golden"
 
@@ -18,6 +20,10 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     with pytest.raises(SystemExit) as ended:
         raise SystemExit(main())
     return int(ended.value.code or 0)
+
+
+def test_kinds_are_those_of_the_payload() -> None:
+    assert KINDS == PAYLOAD_KINDS
 
 
 def test_converts_and_reports(
