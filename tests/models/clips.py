@@ -58,12 +58,20 @@ def all_frames(path: Path) -> list[np.ndarray]:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
-def make_dataset(folder: Path, clips: int = 4, *, frames: int = 24, channels: int = 8, length: int = 4) -> Path:
+def make_dataset(
+    folder: Path,
+    clips: int = 4,
+    *,
+    frames: int = 24,
+    channels: int = 8,
+    length: int = 4,
+    size: tuple[int, int] = (48, 64),
+) -> Path:
     """``folder`` with clips, ``train.csv`` and ``text/``; the CSV."""
     rows = ["video,caption"]
     for number in range(clips):
         name = f"clip{number}.mp4"
-        make_clip(folder / name, frames, seed=number)
+        make_clip(folder / name, frames, size=size, seed=number)
         rows.append(f"{name},clip number {number}")
         write_embedding(folder / "text" / f"clip{number}.npz", f"clip number {number}", length, channels)
     (folder / "train.csv").write_text("\n".join(rows) + "\n")
