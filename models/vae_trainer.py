@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from models.checkpoint import state
 from models.config.train_vae import TrainVaeConfig
@@ -11,6 +11,8 @@ from models.data.bucket import Shape
 from models.data.catalogue import Catalogue, build_catalogue
 from models.data.clip_batch import ClipBuilder, MixedOrder
 from models.data.order import FixedOrder, Order
+from models.events import Log, Reporter
+from models.parallel.world import World
 from models.settings import unfit
 from models.trainer import Trainer
 from models.vae.critic import PREFIX
@@ -25,6 +27,9 @@ class VaeTrainer(Trainer):
 
     config: Any  # a TrainVaeConfig
     train: Any  # a VaeStep
+
+    def __init__(self, config: TrainVaeConfig, run_dir: Path, world: World, report: Reporter, log: Log) -> None:
+        super().__init__(cast(Any, config), run_dir, world, report, log)
 
     def _make_step(self, shape: Shape | None) -> Any:
         config: TrainVaeConfig = self.config
@@ -79,7 +84,7 @@ class VaeTrainer(Trainer):
                   if getattr(config, name)]  # fmt: skip
         text = f"autoencoder {config.autoencoder.type}: {parameters:,} parameters, {learning:,} learn; "
         text += f"{', '.join(losses)}; mix {config.mixed_strategy or 'none'}"
-        if self.train.critic is not None:
+        if config.adversarial is not None:
             size = sum(param.size for param in self.train.critic.weights.params.values())
             text += f"; {config.adversarial.discriminator} with {size:,} from step {config.adversarial.start}"
         return text

@@ -49,7 +49,8 @@ def ssim(a: np.ndarray, b: np.ndarray, form: SsimForm = "gaussian") -> np.ndarra
     c1, c2 = _K1**2, _K2**2
     top = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     bottom = (mean_x * mean_x + mean_y * mean_y + c1) * (var_x + var_y + c2)
-    return (top / bottom).mean(axis=(-3, -2, -1))
+    found: np.ndarray = (top / bottom).mean(axis=(-3, -2, -1))
+    return found
 
 
 def as_unit(x: np.ndarray) -> np.ndarray:
@@ -65,7 +66,7 @@ def _check(a: np.ndarray, b: np.ndarray) -> None:
 def _gaussian() -> np.ndarray:
     offsets = np.arange(_GAUSSIAN_WINDOW) - (_GAUSSIAN_WINDOW - 1) / 2
     weights = np.exp(-(offsets**2) / (2 * _GAUSSIAN_SIGMA**2))
-    return weights / weights.sum()
+    return np.asarray(weights / weights.sum())
 
 
 def _filtered(x: np.ndarray, window: np.ndarray) -> np.ndarray:

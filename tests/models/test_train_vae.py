@@ -20,6 +20,7 @@ from models.exits import BAD_CONFIG, PayloadError
 from models.parallel.mesh import Mesh
 from models.parallel.world import World
 from models.train_vae import read
+from models.vae import build
 from models.vae.lpips import random_features
 from models.vae_step import VaeStep
 from models.weights import state_dict
@@ -102,6 +103,10 @@ def test_stage_3_with_everything_resumes_bit_for_bit(tmp_path: Path) -> None:
     assert told[0] == told[1] and len(told[0]) == 3
     shard = "checkpoints/step-3/shard-00000-of-00001.safetensors"
     assert (tmp_path / "straight" / shard).read_bytes() == (tmp_path / "broken" / shard).read_bytes()
+    # With or without a discriminator in it a checkpoint is an autoencoder to everybody else.
+    named = straight.autoencoder.model_copy(update={"pretrained": "step-3"})
+    frozen = build(named, folder=tmp_path / "broken" / "checkpoints")
+    assert changed(state_dict(frozen.network), state_dict(again.train.model)) == set()
     seen = metrics(tmp_path / "straight")
     assert len({entry["shape"] for entry in seen}) > 1  # random numbers of frames
     assert "generator" not in seen[0]["losses"] and {"generator", "discriminator"} <= set(seen[1]["losses"])
