@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from models.config.sample import SampleConfig
@@ -89,17 +90,11 @@ def test_a_recipe_of_sampling_samples(name: str, tmp_path: Path) -> None:
     if recipe.mask_strategy:
         Image.fromarray(np.full((8, 12, 3), 90, np.uint8)).save(tmp_path / "first.png")
         over["reference_path"] = "first.png"
-    samplers.sample(
-        tmp_path,
-        **over,
-        recipe=name,
-        model=model,
-        resolution=None,
-        aspect_ratio=None,
-        image_size=[8, 12],
-        num_frames=4,
-        loop=1,
-    )
+    values = samplers.settings(**over, recipe=name, model=model)
+    # A recipe's size by name gives way to the small one.
+    samplers.make_run(tmp_path, **over, recipe=name, model=model)
+    (tmp_path / "sample.yaml").write_text(yaml.safe_dump({**values, "resolution": None, "aspect_ratio": None}))
+    samplers.run(tmp_path)
     assert [record["frames"] for record in samplers.records(tmp_path)] == [4]
 
 
