@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from models.config import AutoencoderConfig, LayoutConfig, ModelConfig, TrainConfig
-from models.cost import checkpoint_bytes, latent_size, count_parameters, tokens, training_memory
+from models.cost import checkpoint_bytes, count_parameters, latent_size, tokens, training_memory
 
 # Elements of the weights of the golden cases 03_stdit3_v1_2 and 03b_stdit3_options (buffers left out).
 SMALL = ModelConfig(hidden_size=64, depth=2, num_heads=4, caption_channels=32)
