@@ -61,10 +61,10 @@ class EagerGradients:
         attach(model, weights)
         recompute(model, blocks, weights.anchor)
         self.weights = weights
-        loss = flow.loss if model.sequence is None else flow.token_loss
+        loss = process_loss(model, flow)
 
         def weighted(*inputs: Tensor) -> tuple[Tensor, Tensor]:
-            total = (loss(model, *inputs[:-1]) * inputs[-1]).sum()
+            total = (loss(*inputs[:-1]) * inputs[-1]).sum()
             return total, inputs[-1].sum()
 
         self._run = ms.value_and_grad(weighted, None, ParameterTuple([weights.anchor]), has_aux=True)
@@ -75,6 +75,20 @@ class EagerGradients:
         if reduce is not None:
             self.weights.finish()
         return _unscaled(P.concat([loss.reshape(1), weight.reshape(1)]), scale)
+
+
+def process_loss(model: Any, flow: Process) -> Callable[..., Tensor]:
+    """The loss of samples, float32 [B]; where ranks share a sample's tokens, this rank's part of it."""
+    loss = flow.loss if model.sequence is None else flow.token_loss
+    return lambda *inputs: loss(model, *inputs)
+
+
+def summed_loss(model: Any, flow: Process, batch: MicroBatch) -> np.ndarray:
+    """float32 [2]: weighted sum of losses, sum of weights. No gradients."""
+    inputs = _inputs(batch, 1.0)
+    losses = process_loss(model, flow)(*inputs[:-1])
+    total = (losses * inputs[-1]).sum()
+    return np.array([float(total.astype(ms.float32).asnumpy()), float(batch.weights.sum())], np.float32)
 
 
 def _flat_gradients(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import resource
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,11 @@ class TensorBoard:
             self._writer.add_scalar(f"train/{name}", getattr(metrics, name), metrics.step)
         for name, value in metrics.losses.items():
             self._writer.add_scalar(f"losses/{name}", value, metrics.step)
+
+    def write_validation(self, step: int, loss: float, by_shape: Mapping[str, float]) -> None:
+        self._writer.add_scalar("validation/loss", loss, step)
+        for shape, value in by_shape.items():
+            self._writer.add_scalar(f"validation/{shape}", value, step)
 
     def close(self) -> None:
         self._writer.close()

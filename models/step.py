@@ -7,7 +7,8 @@ the whole global batch, so a step is the same however the batch is spread over r
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from mindspore import Tensor
 from models.config import TrainConfig
 from models.data.batch import MicroBatch, latent_shape
 from models.diffusion import build as build_process
-from models.gradients import CompiledGradients, EagerGradients, Gradients, Reduce
+from models.gradients import CompiledGradients, EagerGradients, Gradients, Reduce, summed_loss
 from models.layers.linear import as_dtype
 from models.learner import Learner, StepResult
 from models.loss_scale import LossScale
@@ -98,6 +99,26 @@ class TrainStep(Learner):
         numbers = self._gradients.run(batch, self.scale.value, reduce)
         if self.compiled and self.compile_seconds is None:
             self.compile_seconds = time.perf_counter() - start
+        return numbers
+
+    @contextmanager
+    def averages(self) -> Iterator[None]:
+        """The model computes with its moving averages, if there are any. A collective under ZeRO 1 and 2."""
+        self.update.exchange_averages()
+        try:
+            yield
+        finally:
+            self.update.exchange_averages()
+
+    def evaluate(self, batch: MicroBatch) -> np.ndarray:
+        """float32 [2]: this rank's part of the weighted sum of losses and of the sum of weights; nothing learns."""
+        batch = self._agreed(batch)
+        if self.encoder is not None:
+            batch = self.encoder.encode(batch)
+        numbers = summed_loss(self.model, self.flow, batch)
+        if self.mesh.sp_rank != 0:
+            numbers[1] = 0
+        self.mesh.traffic.take()
         return numbers
 
     def _agreed(self, batch: MicroBatch) -> MicroBatch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from models.settings import fixed_shape
 from models.step import StepResult, TrainStep
 from models.text import build as build_text_encoder
 from models.text.online import OnlineText, Texts
+from models.validation import Validation
 
 # Steps in a row that may be dropped before the run ends.
 MAX_DROPPED = 10
@@ -59,6 +61,7 @@ class Trainer:
         self._banner(catalogue, shape)
         self.digest = catalogue.digest
         self._restore_or_initialize()
+        self._validation = self._make_validation()
         self.saver = Saver(self.folder, self.world, self.report.node, self.config.checkpoint)
         if self.world.rank == 0:
             self.report.event("train_started", step=self.step, steps=self.length.total, clips=len(catalogue.clips))
@@ -102,6 +105,11 @@ class Trainer:
             return float(flow.draw_timesteps([draw], [shape.frames], [shape.height], [shape.width])[0])
 
         return SampleBuilder(self.config, catalogue.clips, timestep, self._texts())
+
+    def _make_validation(self) -> Validation | None:
+        if self.config.validation is None:
+            return None
+        return Validation(self.config, self.train, self.run_dir, self._texts())
 
     def _texts(self) -> Texts | None:
         """Who embeds captions while training; None where they lie embedded."""
@@ -157,6 +165,7 @@ class Trainer:
                 if board is not None:
                     board.write(record)
             self.report.heartbeat(self.step, "step")
+            self._validate(board)
             if self.length.saves(self.step):
                 self._save()
             if compiling and self.train.compile_seconds is not None and self.world.rank == 0:
@@ -164,6 +173,22 @@ class Trainer:
         self._tell(self.saver.drain())
         if board is not None:
             board.close()
+
+    def _validate(self, board: TensorBoard | None) -> None:
+        """The loss on other clips, where it is due."""
+        if self._validation is None:
+            return
+        if self.step % self._validation.every and not self.length.reached(self.step):
+            return
+        self.report.heartbeat(self.step, "validating")
+        found = self._validation.run()
+        if self.world.rank == 0:
+            shapes = " ".join(f"{shape} {loss:.5f}" for shape, loss in found.by_shape.items())
+            self.log.info(f"validation at step {self.step}: loss {found.loss:.5f} of {found.clips} clips ({shapes})")
+            self.report.event("validated", step=self.step, **asdict(found))
+            if board is not None:
+                board.write_validation(self.step, found.loss, found.by_shape)
+        self.report.heartbeat(self.step, "step")
 
     def _account(self, data: StepData, result: StepResult) -> None:
         """Counts what was dropped, names it once, and ends the run when nothing else is left."""

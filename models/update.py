@@ -236,6 +236,25 @@ class Update:
                 slot = self._slots(kind)[number]
                 slot.set_data(Tensor(array.reshape(slot.shape)))
 
+    def exchange_averages(self) -> None:
+        """Weights and moving averages change places; nothing where there are no averages.
+
+        A second call puts everything back, to the bit.
+        """
+        if self.config.ema_decay is None:
+            return
+        if self.offload:
+            for value, average in zip(self._host.values, self._host.averages or (), strict=True):
+                value[:], average[:] = average.copy(), value.copy()
+        else:
+            assert self.ema is not None
+            for param, average in zip(self.params, self.ema.averages, strict=True):
+                held = Tensor(param.asnumpy().copy())
+                P.assign(param, average)
+                P.assign(average, held)
+        self._last = None
+        self.write_back()
+
     def restart_averages(self) -> None:
         """Averages from the weights as they are now."""
         for number in range(len(self.targets)):

@@ -50,6 +50,9 @@ class VaeTrainer(Trainer):
         needed = Shape(1, shape.height, shape.width) if self.config.mixed_strategy == "image_only" else shape
         return build_catalogue(data, self.run_dir, self.world, None, unfit(data, needed))
 
+    def _make_validation(self) -> None:
+        """Nothing on the way: ``ostrain eval vae`` measures checkpoints."""
+
     def _make_builder(self, catalogue: Catalogue) -> ClipBuilder:
         return ClipBuilder(self.config, catalogue.clips)
 

@@ -1,7 +1,8 @@
 """The whole story, from nothing: ``python -m demos.shapes.story OUT [--short]``; ``make demo-full`` tells it.
 
 Clips are drawn, a small 3-D autoencoder learns in three stages, latents and embeddings are cached, a small STDiT3
-learns under sequence and data parallelism, videos are made from captions and from pictures, and what they show is measured.
+learns under sequence and data parallelism, videos are made from captions and from pictures, and what they show is
+measured.
 Every step is one of ostrain's own commands. Steps that an interrupted telling has finished are not told again.
 """
 
@@ -37,7 +38,7 @@ class Size:
     sampling_steps: int
 
 
-FULL = Size(clips=400, image=500, stages=(150, 30, 350), sequence=40, data=3000, sampling_steps=30)
+FULL = Size(clips=400, image=400, stages=(150, 30, 300), sequence=40, data=3000, sampling_steps=30)
 SHORT = Size(clips=40, image=3, stages=(2, 2, 2), sequence=2, data=3, sampling_steps=2)
 
 

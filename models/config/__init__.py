@@ -19,6 +19,7 @@ from models.config.running import (
 )
 from models.config.text import TextConfig
 from models.config.train import MASK_NAMES, TrainConfig, unrunnable
+from models.config.validation import ValidationConfig
 
 __all__ = [
     "MASK_NAMES",
@@ -42,5 +43,6 @@ __all__ = [
     "TextConfig",
     "TilingConfig",
     "TrainConfig",
+    "ValidationConfig",
     "unrunnable",
 ]

@@ -23,6 +23,7 @@ from models.config.running import (
 )
 from models.config.text import TextConfig
 from models.config.together import contradictions
+from models.config.validation import ValidationConfig
 
 MASK_NAMES = (
     "identity", "random", "interpolate", "quarter_random", "quarter_head", "quarter_tail", "quarter_head_tail",
@@ -50,6 +51,7 @@ class TrainConfig(TaskConfig):
     diffusion: DiffusionConfig = DiffusionConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     loss_scale: LossScaleConfig = LossScaleConfig()
+    validation: ValidationConfig | None = None
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.9999
     steps: Positive | None = 1000
     epochs: Positive | None = None

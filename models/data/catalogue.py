@@ -69,6 +69,7 @@ def build_catalogue(
     unfit: Callable[[Header], str],
     *,
     online: bool = False,
+    index: str = INDEX_NAME,
 ) -> Catalogue:
     """All usable clips. The same on every rank: a clip that one rank cannot use, no rank uses.
 
@@ -76,6 +77,7 @@ def build_catalogue(
     unfit: why a clip with this header cannot be cut to any wanted shape; empty when it can. With cached latents it is
     asked for every file of them, with its size in latents.
     online: captions are embedded during training, unless ``text_embeddings`` says where they lie embedded.
+    index: file in the run directory that remembers what was read of the clips.
     Raises PayloadError(BAD_DATA): bad annotations, missing or malformed embeddings (all of them in one message), ranks
     with different annotations, or no usable clip at all.
     """
@@ -93,7 +95,7 @@ def build_catalogue(
     if not world.leader:
         # The leader of this node reads the headers first; on a node without one everybody reads for himself.
         world.barrier()
-    headers = probe(paths, run_dir / INDEX_NAME, config.workers, source.read)
+    headers = probe(paths, run_dir / index, config.workers, source.read)
     if world.leader:
         world.barrier()
     reasons = [header if isinstance(header, str) else unfit(header) for header in headers]

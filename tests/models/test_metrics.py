@@ -32,8 +32,8 @@ def test_metrics_are_json_lines_and_nan_is_null(tmp_path: Path) -> None:
     assert [line["loss"] for line in lines] == [1.5, None]
     assert lines[0]["comm"] == {"all_reduce": [2, 96]}
     assert set(lines[0]) == {
-        "step", "steps", "attempt", "time", "loss", "grad_norm", "lr", "seconds", "data_wait", "tokens_per_s", "samples",
-        "shape", "memory", "skipped", "dropped", "comm",
+        "step", "steps", "attempt", "time", "loss", "grad_norm", "lr", "seconds", "data_wait", "tokens_per_s",
+        "samples", "shape", "memory", "skipped", "dropped", "comm",
     }  # fmt: skip
 
 
