@@ -82,7 +82,7 @@ def _remove_old(folder: Path) -> None:
 
 def _work(plan: LaunchPlan) -> str:
     steps = f"{plan.steps} steps" if plan.steps else ""
-    return steps if plan.task == "train" else f"{plan.task} {steps}".rstrip()
+    return steps if steps and plan.task == "train" else f"{plan.task} {steps}".rstrip()
 
 
 def _summary(plan: LaunchPlan) -> str:

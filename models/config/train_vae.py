@@ -149,6 +149,9 @@ class TrainVaeConfig(TaskConfig):
     def _sizes(self) -> TrainVaeConfig:
         if self.data.bucket_config is not None:
             raise ValueError("data.bucket_config: autoencoders train on one size; set data.image_size")
+        if self.data.latents or self.data.max_image_size is not None:
+            key = "latents" if self.data.latents else "max_image_size"
+            raise ValueError(f"data.{key}: autoencoders train on pixels of one size; set data.image_size")
         if self.layout.sp > 1:
             raise ValueError("layout.sp: autoencoders train data-parallel only; set sp to 1")
         if self.jit == "on" and self.recompute:

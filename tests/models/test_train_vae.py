@@ -210,6 +210,8 @@ def test_samples_are_cropped_mirrored_and_fail_as_such(tmp_path: Path) -> None:
         ({"layout": {"sp": 2}}, "data-parallel only"),
         ({"layout": {"zero": 3}}, "zero 0, 1 or 2"),
         ({"data": {"image_size": [15, 16]}}, "multiples of 2"),
+        ({"data": {"latents": "cached"}}, "train on pixels"),
+        ({"data": {"bucket_config": {"144p": {1: [1.0, 1]}}}}, "train on one size"),
         ({"adversarial": {}, "use_real_rec_loss": False, "use_z_rec_loss": True}, "looks at pixels"),
         ({"autoencoder": {"type": "VideoAutoencoderKL"}, "use_z_rec_loss": True}, "no temporal part"),
         ({"steps": None}, "how long to train"),
