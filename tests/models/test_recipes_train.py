@@ -53,8 +53,9 @@ def shrunk(name: str, clips: Path) -> dict[str, Any]:
         data |= {"image_size": [32, 48], "num_frames": 4}
     validation = {"bucket_config": data["bucket_config"], "num_timesteps": 1} if recipe.validation else None
     return {
-        "recipe": name, "validation": validation, "model": {**SMALL, "patch_size": [1, 16, 16]}, "autoencoder": {"type": "identity"},
-        "data": data, "steps": 2, "epochs": None, "checkpoint": {"every": 2, "every_epochs": None, "background": False},
+        "recipe": name, "model": {**SMALL, "patch_size": [1, 16, 16]}, "autoencoder": {"type": "identity"},
+        "data": data, "validation": validation,
+        "steps": 2, "epochs": None, "checkpoint": {"every": 2, "every_epochs": None, "background": False},
         "log": {"tensorboard": False}, "jit": "off", "max_device_memory": None,
     }  # fmt: skip
 
