@@ -10,7 +10,7 @@ export PATH := $(BIN):$(PATH)
 .PHONY: setup demo demo-full test lint bench clean
 .DEFAULT_GOAL := setup
 
-# Tests that bring up nodes or several workers: one after the other. The rest runs on two cores.
+# Tests that bring up nodes or several workers: one after the other.
 ALONE := tests/cluster tests/e2e tests/layouts
 
 setup: $(VENV)/.installed
@@ -35,7 +35,8 @@ lint: setup
 test: setup
 	tools/system-packages test
 	$(MAKE) --no-print-directory lint
-	python -m pytest --numprocesses 2 --dist loadfile $(ALONE:%=--ignore %)
+	python -m pytest --ignore tests/models $(ALONE:%=--ignore %)
+	tools/each-file tests/models/test_*.py
 	python -m pytest $(ALONE)
 
 bench: setup

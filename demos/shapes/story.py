@@ -88,7 +88,9 @@ class Story:
 
     def clip_settings(self, task: str) -> list[str]:
         data = self.folder / "data"
-        return [f"{task}.data.annotations={data / 'train.csv'}", f"{task}.data.videos={data / 'videos'}"]
+        paths = [f"{task}.data.annotations={data / 'train.csv'}", f"{task}.data.videos={data / 'videos'}"]
+        # Compiling takes longer than a few steps.
+        return paths + ([f"{task}.jit=off"] if self.size == SHORT else [])
 
     def vae_image(self) -> str:
         settings = [*self.clip_settings("train_vae"), f"train_vae.steps={self.size.image}"]
