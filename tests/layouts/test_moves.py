@@ -1,26 +1,24 @@
-"""Checkpoints move between layouts: saved under each, continued under each of the others."""
+"""Checkpoints move between layouts: saved under each of six, continued under three of them.
+
+``python -m tests.layouts moves`` continues each under all six.
+"""
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from tests.layouts.cases import BOTH_KINDS, ZERO, Case
+from tests.layouts.cases import Case
 from tests.layouts.compare import LIMITS, Outcome, Wanted, run
+from tests.layouts.moves import SAVED_AT, SIX, STEPS, Pair, difference, goes_on_bit_for_bit, move, name, saved
 
 pytestmark = [pytest.mark.train, pytest.mark.timeout(900)]
 
-SIX = [*ZERO, *(Case(sp=2, sp_kind=kind, zero=2, recompute=1) for kind in BOTH_KINDS)]
-SAVED_AT, STEPS = 5, 10
-PAIRS = list(itertools.product(range(len(SIX)), repeat=2))
+# Each onto itself and onto two others, so that every layout is also gone on with from three.
+PAIRS = [(origin, (origin + step) % len(SIX)) for origin in range(len(SIX)) for step in (0, 1, 3)]
 # What four ranks and one go on with, each from another layout of two.
-ELSEWHERE = {
-    4: [Case(sp=2, sp_kind="dsp", zero=3)],
-    1: [Case(recompute=1, accumulation=3)],
-}
+ELSEWHERE = {4: (5, Case(sp=2, sp_kind="dsp", zero=3)), 1: (4, Case(recompute=1, accumulation=3))}
 
 
 @pytest.fixture(scope="module")
@@ -29,39 +27,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def straight(folder: Path) -> list[Outcome]:
-    """Uninterrupted runs that save on the way, and then every layout going on from every one of them, in one start."""
-    saving = [
-        Wanted(case, steps=STEPS, save=str(folder / f"from-{number}"), save_at=SAVED_AT)
-        for number, case in enumerate(SIX)
-    ]
-    loading = [Wanted(SIX[onto], steps=STEPS, load=str(folder / f"from-{origin}")) for origin, onto in PAIRS]
-    return run(folder / "two", 2, [*saving, *loading], 600)
-
-
-def name(pair: tuple[int, int]) -> str:
-    return f"{SIX[pair[0]].name(2)}-onto-{SIX[pair[1]].name(2)}"
+def moved(folder: Path) -> tuple[list[Outcome], dict[Pair, Outcome]]:
+    return move(folder, PAIRS)
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=name)
-def test_next_losses_are_those_of_the_uninterrupted_run(straight: list[Outcome], pair: tuple[int, int]) -> None:
-    origin, onto = pair
-    before = straight[origin]
-    after = straight[len(SIX) + PAIRS.index(pair)]
+def test_next_losses_are_those_of_the_uninterrupted_run(
+    moved: tuple[list[Outcome], dict[Pair, Outcome]], pair: Pair
+) -> None:
+    before, after = moved[0][pair[0]], moved[1][pair]
     assert len(after.losses) == STEPS - SAVED_AT
-    if origin == onto:
-        assert np.array_equal(after.losses, before.losses[SAVED_AT:])
-        assert np.array_equal(after.norms, before.norms[SAVED_AT:])
-        for key, values in before.state.items():
-            assert np.array_equal(after.state[key], values), key
-    difference = np.abs(after.losses - before.losses[SAVED_AT:]) / before.losses[SAVED_AT:]
-    assert difference.max() <= LIMITS["losses"]
+    assert difference(before, after) <= LIMITS["losses"]
+    if pair[0] == pair[1]:
+        assert goes_on_bit_for_bit(before, after)
 
 
-@pytest.mark.parametrize("world", [4, 1])
-def test_other_numbers_of_ranks_go_on_alike(folder: Path, straight: list[Outcome], world: int) -> None:
-    cases = ELSEWHERE[world]
-    wanted = [Wanted(case, steps=STEPS, load=str(folder / f"from-{5 - n}")) for n, case in enumerate(cases)]
-    for number, outcome in enumerate(run(folder / str(world), world, wanted, 300)):
-        before = straight[5 - number].losses[SAVED_AT:]
-        assert (np.abs(outcome.losses - before) / before).max() <= LIMITS["losses"]
+@pytest.mark.parametrize("world", ELSEWHERE)
+def test_other_numbers_of_ranks_go_on_alike(
+    folder: Path, moved: tuple[list[Outcome], dict[Pair, Outcome]], world: int
+) -> None:
+    origin, case = ELSEWHERE[world]
+    [after] = run(folder / str(world), world, [Wanted(case, steps=STEPS, load=saved(folder, origin))], 300)
+    assert difference(moved[0][origin], after) <= LIMITS["losses"]
