@@ -649,6 +649,10 @@ def launcher_environment(run: RunDir, request: Json, identity: Json) -> dict[str
         OSTRAIN_LOG_DIR=run.at("logs/attempt-" + attempt),
         OSTRAIN_MASTER_PORT=str(request.get("master_port") or 0),
     )
+    for name in ("node_rank", "master_address"):  # only where the nodes were not known when the job was compiled
+        value = request.get(name, os.environ.get("OSTRAIN_" + name.upper()))
+        if value not in (None, ""):
+            env["OSTRAIN_" + name.upper()] = str(value)
     env.update(request.get("secrets") or {})
     return env
 

@@ -114,7 +114,8 @@ class _Compiler:
         """Environment worth having unless the job says otherwise: (name, value, why)."""
         several, world = self.job.nodes > 1, self.layout.world
         if several:
-            yield "HOSTNAME", node.name, "two nodes of one host name would count their devices together"
+            alike = "two nodes of one host name would count their devices together"
+            yield "HOSTNAME", Expand(expand="$OSTRAIN_NODE"), alike
             if node.interface:
                 yield "GLOO_SOCKET_IFNAME", node.interface, "collectives between hosts"
             if world > LARGE_WORLD:

@@ -278,6 +278,20 @@ def test_environment_of_ascend_nodes_and_setup_scripts(tmp_path: Path) -> None:
     assert plan.nodes[1].devices == (4, 5)
 
 
+def test_a_backend_may_say_at_the_start_which_node_this_is(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    write_inventory(tmp_path, INVENTORY.replace("/opt/py/bin/python", f"'{node.python}'"))
+    node.stage(compiled(write_job(tmp_path, head=HEAD))[1].nodes[0])
+    seen = node.seen(OSTRAIN_NODE_RANK="1", OSTRAIN_MASTER_ADDRESS="198.51.100.7", OSTRAIN_NODE="other")
+    argv, environ = seen["argv"], seen["environ"]
+    assert isinstance(argv, list) and {"--master_addr=198.51.100.7", "--node_rank=1"} <= set(argv)
+    assert isinstance(environ, dict) and environ["HOSTNAME"] == "other"
+    argv = node.seen(OSTRAIN_NODE_RANK="", OSTRAIN_MASTER_ADDRESS="")["argv"]
+    assert isinstance(argv, list) and {"--master_addr=192.0.2.1", "--node_rank=0"} <= set(argv)
+    refused = node.launch(check=False, OSTRAIN_NODE_RANK="one")
+    assert refused.returncode == 2 and "OSTRAIN_NODE_RANK is one, which is no number" in refused.stderr
+
+
 def test_all_devices_of_a_node_need_no_selection(tmp_path: Path) -> None:
     write_inventory(tmp_path)
     _, plan = compiled(write_job(tmp_path, head=HEAD))
