@@ -49,6 +49,14 @@ class Reason:
 
 _TABLE = (
     Reason("preparing", State.PREPARING, ExitCode.OK, False, "files are on their way to the nodes", "wait"),
+    Reason(
+        "recovering",
+        State.PREPARING,
+        ExitCode.OK,
+        False,
+        "a fault was found; the supervisor starts the next attempt",
+        "ostrain status RUN",
+    ),
     Reason("running", State.RUNNING, ExitCode.OK, False, "workers run on every node", "ostrain logs -f RUN"),
     Reason(
         "done", State.SUCCEEDED, ExitCode.OK, False, "every worker of every node ended with 0", "ostrain status RUN"
@@ -137,6 +145,30 @@ _TABLE = (
         "ostrain resume RUN",
     ),
     Reason(
+        "node_lost",
+        State.FAILED,
+        ExitCode.RUN_FAILED,
+        True,
+        "a node stopped answering and the run stood still",
+        "ostrain resume RUN once it answers, or let restart.spares replace it",
+    ),
+    Reason(
+        "hung",
+        State.FAILED,
+        ExitCode.HUNG,
+        True,
+        "no rank made a step for too long; it was ended",
+        "ostrain why RUN, then ostrain resume RUN",
+    ),
+    Reason(
+        "peer_failed",
+        State.FAILED,
+        ExitCode.RUN_FAILED,
+        True,
+        "ended here because another node had failed",
+        "see the first fault",
+    ),
+    Reason(
         "superseded",
         State.FAILED,
         ExitCode.RUN_FAILED,
@@ -182,7 +214,7 @@ EXIT_MEANINGS: dict[ExitCode, str] = {
     ExitCode.PREFLIGHT: "a node lacks something (Python, MindSpore, disk, port, device); nothing was started",
     ExitCode.UNREACHABLE: "a node cannot be reached, its host key is unknown or has changed, or login was refused",
     ExitCode.CANCELLED: "the run was cancelled",
-    ExitCode.HUNG: "the run was ended because it hung (reserved for the supervisor)",
+    ExitCode.HUNG: "the run was ended because it hung",
     ExitCode.SURVIVORS: "processes outlived SIGKILL",
     ExitCode.INTERNAL: "a fault in ostrain itself",
     ExitCode.INTERRUPTED: "this command was interrupted; the run goes on",
