@@ -143,6 +143,10 @@ class AgentClient:
         line = json.dumps(request).encode() + b"\n"
         return self.transport.stream([self._python, agent, verb, *arguments], line)
 
+    def run_program(self, source: bytes, *arguments: str, timeout: float) -> Result:
+        """Run a Python program, given as its source, on the node."""
+        return self.transport.run([self._python, "-", *arguments], source, timeout=timeout)
+
     def close(self) -> None:
         self.transport.close()
 
