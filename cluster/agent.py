@@ -48,6 +48,10 @@ TAIL_LINES = 20
 WORKER_EXITS = {64: "bad_config", 65: "bad_data", 66: "bad_checkpoint", 67: "disk_full", 68: "not_finite"}
 FINAL = ("SUCCEEDED", "FAILED", "CANCELLED")
 CONNECTION_FAILURES = (BrokenPipeError, ConnectionResetError)
+STACK_WAIT = 3.0  # seconds all workers together have to write their stacks
+STACK_QUIET = 0.15  # seconds without a new byte after which a dump is taken for whole
+STACK_LIMIT = 64 << 10  # bytes of one rank's dump that are sent
+STACKS_KEPT = 4 << 20  # bytes of a rank's dumps beyond which its file starts anew
 
 
 class AgentError(Exception):
@@ -1001,6 +1005,116 @@ def status(run_dir: str) -> Json:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# stacks: what every worker is at
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process handles a signal (SigCgt of proc(5)): without a handler SIGUSR1 would end it."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            masks = [line.split()[1] for line in file if line.startswith("SigCgt:")]
+    except (OSError, IndexError):
+        return False
+    return bool(masks) and bool(int(masks[0], 16) >> (number - 1) & 1)
+
+
+def wait_channel(pid: int, thread: int) -> str:
+    """The kernel function a thread sleeps in; empty where it runs or the kernel does not tell."""
+    try:
+        with open(f"/proc/{pid}/task/{thread}/wchan") as file:
+            name = file.read().strip()
+    except OSError:
+        return ""
+    return "" if name == "0" else name
+
+
+def blocked_threads(pid: int) -> set[int]:
+    """Threads in uninterruptible sleep: they wait for a disk, a file server or a device."""
+    found = set()
+    for name in glob.glob(f"/proc/{pid}/task/[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended
+            with open(name, "rb") as file:
+                text = file.read()
+            if text[text.rfind(b")") + 2 :][:1] == b"D":
+                found.add(int(name.split("/")[4]))
+    return found
+
+
+class StackDump:
+    """One worker asked for its stacks."""
+
+    def __init__(self, run: RunDir, attempt: int, record: Json) -> None:
+        self.record, self.pid = record, int(record["pid"] or 0)
+        self.path = run.at("stacks/attempt-{}/rank-{}.txt".format(attempt, record["rank"]))
+        self.before = self.size = self.length()
+        self.changed = time.monotonic()
+        process = read_process(self.pid) if self.pid else None
+        own = process is not None and process.ppid == record["wrapper_pid"]  # not a stranger with a reused pid
+        self.alive = own and record["state"] == "running"
+        self.blocked = blocked_threads(self.pid) if self.alive else set()
+        self.asked = False
+        if self.alive and self.before is not None and catches(self.pid, signal.SIGUSR1):
+            self.ask()
+
+    def length(self) -> int | None:
+        try:
+            return os.stat(self.path).st_size
+        except OSError:
+            return None
+
+    def ask(self) -> None:
+        with contextlib.suppress(OSError):
+            if (self.before or 0) > STACKS_KEPT:
+                os.truncate(self.path, 0)  # the worker appends, wherever the end is
+                self.before = self.size = 0
+            os.kill(self.pid, signal.SIGUSR1)
+            self.asked = True
+
+    def whole(self) -> bool:
+        """Whether there is nothing to wait for any more."""
+        if not self.asked:
+            return True
+        now = self.length()
+        if now != self.size:
+            self.size, self.changed = now, time.monotonic()
+        return now != self.before and time.monotonic() - self.changed > STACK_QUIET
+
+    def answer(self, beats: Json) -> Json:
+        process = read_process(self.pid) if self.alive else None
+        told: Json = {"worker": self.record["state"], "pid": self.pid or None, "state": "", "wchan": "", "stack": ""}
+        beat = beats.get(str(self.record["rank"])) or {}
+        # An earlier attempt's heartbeat says nothing of this process.
+        told["heartbeat"] = beat if (beat.get("time") or 0) >= (self.record.get("started") or 0) else None
+        if process is not None:
+            stuck = sorted(self.blocked & blocked_threads(self.pid)) if process.state not in "TtD" else []
+            told["state"] = "D" if stuck else process.state
+            told["wchan"] = wait_channel(self.pid, stuck[0] if stuck else self.pid)
+        if self.asked and self.length() != self.before:
+            with contextlib.suppress(OSError), open(self.path, "rb") as file:
+                file.seek(self.before or 0)
+                told["stack"] = file.read(STACK_LIMIT).decode("utf-8", "replace")
+        return told
+
+
+def verb_stacks(run_dir: str) -> Json:
+    """Ask all workers of the attempt at once for their stacks; what each wrote within ``wait`` seconds, and the state
+    of its process. A stopped or blocked one writes nothing: its state says why."""
+    run = RunDir(run_dir)
+    run.must_exist()
+    bound = min(10.0, float(read_request().get("wait", STACK_WAIT)))
+    attempt = run.attempt()
+    records = [record for record in read_workers(run, attempt) if record.get("rank") is not None]
+    dumps = [StackDump(run, attempt, record) for record in records]
+    deadline = time.monotonic() + bound
+    while [dump for dump in dumps if not dump.whole()] and time.monotonic() < deadline:
+        time.sleep(0.03)
+    beats = read_heartbeats(run)
+    ranks = {str(dump.record["rank"]): dump.answer(beats) for dump in dumps}
+    return {"node": run.node, "time": time.time(), "attempt": attempt, "ranks": ranks}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # follow
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -1463,6 +1577,7 @@ VERBS: dict[str, tuple[int, Callable[..., Json]]] = {
     "stage": (1, verb_stage),
     "start": (1, verb_start),
     "status": (1, status),
+    "stacks": (1, verb_stacks),
     "stop": (1, verb_stop),
     "remove": (1, verb_remove),
     "fetch": (1, verb_fetch),
