@@ -91,6 +91,13 @@ class Backend(Protocol):
         """The agent's status object of every node."""
         ...
 
+    def stacks(self, run: RunRef, *, timeout: float = 8.0) -> PerNode[dict[str, Any]]:
+        """What every worker is at: the answer of the agent's verb ``stacks`` (docs/run-directory.md) of every node.
+
+        Returns within ``timeout`` seconds; a node that has not answered by then is a NodeError (unreachable).
+        """
+        ...
+
     def follow(
         self,
         run: RunRef,

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from cluster.backend import FollowItem, NodeError, PerNode, RunRef
 from cluster.bundle import build_source, hash_file
 from cluster.client import PREFLIGHT, AgentClient
+from cluster.deadline import fan_out_within
 from cluster.follow import Open, follow
 from cluster.transport import Stream, fan_out
 from ostrain.plan import LaunchPlan, NodePlan
@@ -96,6 +97,16 @@ class NodeBackend:
             return client.call("status", client.run_dir(run.run_id, timeout), timeout=timeout)
 
         return self._each(run.plan, one)
+
+    def stacks(self, run: RunRef, *, timeout: float = 8.0) -> PerNode[dict[str, Any]]:
+        def one(node: NodePlan) -> dict[str, Any]:
+            client = self.client(node)
+            request = {"wait": min(3.0, timeout / 2)}
+            return client.call("stacks", client.run_dir(run.run_id, timeout), input=request, timeout=timeout)
+
+        for node in run.plan.nodes:
+            self.client(node)
+        return fan_out_within({node.name: node for node in run.plan.nodes}, one, seconds=timeout)
 
     def follow(
         self,

@@ -17,6 +17,7 @@ from models.config.base import Section
 from models.events import Log, Reporter
 from models.faults import die
 from models.parallel.world import host_threads, is_scheduler, launcher_rank, launcher_size
+from models.stacks import arm
 
 if TYPE_CHECKING:
     from models.parallel.world import World
@@ -64,6 +65,7 @@ def run_task(
         for folder in ("heartbeat", "metrics"):
             (run_dir / folder).mkdir(parents=True, exist_ok=True)
         report = Reporter(run_dir, rank)
+        arm(run_dir, rank)
         report.heartbeat(0, "starting")
         config = read(options.config if options.config.is_absolute() else run_dir / options.config)
         from models.parallel.ranks import start
