@@ -23,7 +23,7 @@ from ostrain.paths import state_dir
 from ostrain.plan import LaunchPlan
 from ostrain.states import ExitCode, State
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE runs (
     run_id TEXT PRIMARY KEY,
@@ -39,10 +39,21 @@ CREATE TABLE runs (
     settled INTEGER NOT NULL,
     owner TEXT NOT NULL,
     updated REAL NOT NULL,
-    status TEXT NOT NULL
+    status TEXT NOT NULL,
+    supervisor TEXT NOT NULL DEFAULT '',
+    wanted TEXT NOT NULL DEFAULT '',
+    supervision TEXT NOT NULL DEFAULT '{}'
 );
 CREATE INDEX runs_by_age ON runs (created);
 """
+# What brings a store of version N to N + 1.
+_MIGRATIONS = {
+    1: """
+ALTER TABLE runs ADD COLUMN supervisor TEXT NOT NULL DEFAULT '';
+ALTER TABLE runs ADD COLUMN wanted TEXT NOT NULL DEFAULT '';
+ALTER TABLE runs ADD COLUMN supervision TEXT NOT NULL DEFAULT '{}';
+""",
+}
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,9 @@ class Run:
     owner: ``pid:start time`` of the client that is staging or starting the run, empty otherwise.
     settled: every node has ended the attempt; nothing will change any more without a new attempt.
     status: the last derived status (``ostrain.status.RunStatus.as_dict``), ``{}`` before the first.
+    supervisor: ``pid:start time`` of the process that supervises the run, or did last; empty where it is let go.
+    wanted: ``cancel`` once a person wants the run to end; nobody starts a further attempt then.
+    supervision: the supervisor's memory (``ostrain.supervisor.memory``): restarts, faults, fences.
     """
 
     run_id: str
@@ -68,6 +82,14 @@ class Run:
     owner: str
     updated: float
     status: dict[str, Any] = field(default_factory=dict)
+    supervisor: str = ""
+    wanted: str = ""
+    supervision: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def supervised(self) -> bool:
+        """Whether a live process supervises the run now."""
+        return owner_alive(self.supervisor)
 
     @property
     def plan(self) -> LaunchPlan:
@@ -120,10 +142,11 @@ class Store:
         self._db.execute("PRAGMA journal_mode = WAL")
         with self._transaction():
             # Another process may have been first.
-            if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
-                for statement in _SCHEMA.split(";"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            steps = [_SCHEMA] if version == 0 else [_MIGRATIONS[number] for number in range(version, SCHEMA_VERSION)]
+            for statement in ";".join(steps).split(";"):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -145,7 +168,8 @@ class Store:
         with self._transaction():
             run_id = self._free_id(plan.name)
             self._db.execute(
-                "INSERT INTO runs VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                "INSERT INTO runs (run_id, name, job_path, created, backend, bundle, plan, attempt, state, reason,"
+                " settled, owner, updated, status) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (run_id, plan.name, job_path, now, plan.backend, bundle, plan.to_json(), 1)
                 + (State.PREPARING.value, "preparing", 0, owner, now, "{}"),
             )
@@ -190,11 +214,14 @@ class Store:
         step = "ostrain ps -a" if runs else "ostrain submit JOB"
         raise OstrainError(f"there is no run {word!r}", why=why, next_step=step, exit_code=ExitCode.USAGE)
 
-    def claim(self, run: Run, attempt: int) -> Run:
-        """Take a run for a new attempt. Refused when another client was first or is at work on it."""
+    def claim(self, run: Run, attempt: int, *, reason: str = "preparing") -> Run:
+        """Take a run for a new attempt. Refused when another client was first or is at work on it, or somebody wants
+        the run to end and ``reason`` is that of its supervisor (``recovering``)."""
         owner = process_identity(os.getpid())
         with self._transaction():
             current = self.get(run.run_id)
+            if reason == "recovering" and current.wanted == "cancel":
+                raise OstrainError(f"run {run.run_id} is being cancelled", exit_code=ExitCode.CANCELLED)
             if current.attempt != run.attempt or (owner_alive(current.owner) and current.owner != owner):
                 raise OstrainError(
                     f"another client is starting run {run.run_id}",
@@ -202,9 +229,9 @@ class Store:
                     exit_code=ExitCode.USAGE,
                 )
             self._db.execute(
-                "UPDATE runs SET attempt=?, state=?, reason=?, settled=0, owner=?, updated=?, status='{}'"
+                "UPDATE runs SET attempt=?, state=?, reason=?, settled=0, owner=?, updated=?, status='{}', wanted=''"
                 " WHERE run_id=?",
-                (attempt, State.PREPARING.value, "preparing", owner, time.time(), run.run_id),
+                (attempt, State.PREPARING.value, reason, owner, time.time(), run.run_id),
             )
         return self.get(run.run_id)
 
@@ -237,6 +264,44 @@ class Store:
             )
         return self.get(run.run_id)
 
+    def replan(self, run_id: str, plan: LaunchPlan) -> Run:
+        """The plan of the attempt that was claimed: its nodes have changed."""
+        with self._transaction():
+            self._db.execute("UPDATE runs SET plan=?, updated=? WHERE run_id=?", (plan.to_json(), time.time(), run_id))
+        return self.get(run_id)
+
+    def want(self, run_id: str, wanted: str) -> None:
+        """Say what a person wants of the run: ``cancel``, or nothing any more."""
+        with self._transaction():
+            self._db.execute("UPDATE runs SET wanted=? WHERE run_id=?", (wanted, run_id))
+
+    def supervise(self, run_id: str) -> Run:
+        """Make this process the run's supervisor. Refused while another one lives."""
+        me = process_identity(os.getpid())
+        with self._transaction():
+            current = self.get(run_id)
+            if current.supervised and current.supervisor != me:
+                pid = current.supervisor.split(":")[0]
+                raise OstrainError(
+                    f"run {run_id} is supervised already",
+                    why=f"by process {pid}",
+                    next_step=f"ostrain status {run_id}",
+                    exit_code=ExitCode.USAGE,
+                )
+            self._db.execute("UPDATE runs SET supervisor=? WHERE run_id=?", (me, run_id))
+        return self.get(run_id)
+
+    def remember(self, run_id: str, supervision: dict[str, Any]) -> None:
+        """Keep what the supervisor knows, so that the next one goes on from there."""
+        with self._transaction():
+            self._db.execute("UPDATE runs SET supervision=? WHERE run_id=?", (json.dumps(supervision), run_id))
+
+    def let_go(self, run_id: str) -> None:
+        """This process supervises the run no longer."""
+        with self._transaction():
+            me = process_identity(os.getpid())
+            self._db.execute("UPDATE runs SET supervisor='' WHERE run_id=? AND supervisor=?", (run_id, me))
+
     def delete(self, run_id: str) -> None:
         with self._transaction():
             self._db.execute("DELETE FROM runs WHERE run_id = ?", (run_id,))
@@ -258,4 +323,7 @@ def _run(row: sqlite3.Row) -> Run:
         owner=row["owner"],
         updated=row["updated"],
         status=json.loads(row["status"]),
+        supervisor=row["supervisor"],
+        wanted=row["wanted"],
+        supervision=json.loads(row["supervision"]),
     )

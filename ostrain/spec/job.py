@@ -39,12 +39,48 @@ DevicesPerNode = Annotated[int, Field(ge=1, le=1024)]
 MasterPort = Literal["auto"] | Annotated[int, Field(ge=1024, le=65535)]
 
 
-class RestartConfig(Part):
-    """When a run is started again by itself."""
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error}") from None
+    return value
 
-    max: Annotated[int, Field(ge=0)] = Field(0, description="how many times a failed run is started again")
-    spares: Annotated[int, Field(ge=0)] = Field(0, description="nodes kept ready to take a failed node's place")
-    hang_timeout: Duration | None = Field(None, description="a run without progress for this long counts as hung")
+
+class LogPolicyConfig(Part):
+    """What a line in the logs of a failed attempt says about starting again."""
+
+    pattern: Annotated[Line, AfterValidator(_pattern)] = Field(description="regular expression looked for in a line")
+    action: Literal["exclude_node", "stop"] = Field(description="exclude_node: the one with that line; stop: give up")
+    message: Line = Field("", description="what people are told then")
+
+
+class RestartConfig(Part):
+    """When a run is started again by itself. docs/recovery.md has the whole story."""
+
+    max: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0, description="how many times in a row a failed run is started again; 0: nobody supervises it"
+    )
+    backoff: Duration = Field(5.0, description="wait before a restart; doubled at each further one in a row")
+    backoff_max: Duration = Field(300.0, description="the longest wait before a restart")
+    reset_after: Duration = Field(3600.0, description="an attempt that trained for this long makes the counts start anew")
+    spares: Annotated[int, Field(ge=0, le=4096)] = Field(
+        0, description="nodes of the inventory beyond `nodes` that are kept ready to take a failed node's place"
+    )
+    shrink: bool = Field(True, description="go on with fewer nodes when no spare is left, the global batch kept")
+    min_nodes: Annotated[int, Field(ge=1)] = Field(1, description="the fewest nodes to shrink to")
+    hang_timeout: Duration | None = Field(
+        None, description="a run without progress for this long counts as hung; default: 30m where it is supervised"
+    )
+    node_timeout: Duration = Field(
+        60.0, description="a node that does not answer for this long while the run stands still counts as lost"
+    )
+    start_timeout: Duration = Field(
+        1800.0, description="the longest that starting, loading, compiling or saving may take without a step"
+    )
+    log_policies: list[LogPolicyConfig] = Field(
+        default_factory=list, description="lines in the logs that decide, before the preset ones for Ascend"
+    )
 
 
 class JobSpec(Part):

@@ -130,3 +130,47 @@ def test_writers_killed_at_any_moment_leave_a_sound_store(tmp_path: Path) -> Non
         assert all(run.plan == plan() for run in store.all())
         store.close()
     assert Store(path).all(), "the writers got somewhere"
+
+
+def test_a_store_of_version_1_is_taken_over_with_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    made = Store(path)
+    run = made.add(plan(nodes=2), "job.yaml", "/bundle")
+    made.record(run, State.FAILED, "worker_killed", True, {"fault": {"rank": 1}})
+    made.close()
+    with sqlite3.connect(path) as db:
+        for column in ("supervisor", "wanted", "supervision"):
+            db.execute(f"ALTER TABLE runs DROP COLUMN {column}")
+        db.execute("PRAGMA user_version = 1")
+    again = Store(path).get(run.run_id)
+    assert (again.state, again.status, again.plan) == (State.FAILED, {"fault": {"rank": 1}}, plan(nodes=2))
+    assert (again.supervisor, again.wanted, again.supervision, again.supervised) == ("", "", {}, False)
+
+
+def test_one_supervisor_at_a_time_and_the_next_one_adopts(store: Store) -> None:
+    run = store.add(plan(), "", "")
+    assert store.supervise(run.run_id).supervised
+    store.remember(run.run_id, {"restarts": 2})
+    assert store.supervise(run.run_id).supervision == {"restarts": 2}, "the same process may ask again"
+    other = subprocess.Popen(["sleep", "60"])
+    try:
+        store._db.execute("UPDATE runs SET supervisor=?", (process_identity(other.pid),))
+        with pytest.raises(OstrainError, match="supervised already"):
+            store.supervise(run.run_id)
+        store.let_go(run.run_id)
+        assert store.get(run.run_id).supervised, "only who holds it lets it go"
+    finally:
+        other.kill()
+        other.wait(timeout=10)
+    assert store.supervise(run.run_id).supervision == {"restarts": 2}
+    store.let_go(run.run_id)
+    assert not store.get(run.run_id).supervised
+
+
+def test_a_cancelled_run_is_not_claimed_by_its_supervisor_but_by_a_resume(store: Store) -> None:
+    run = store.add(plan(), "", "")
+    store.release(run.run_id, State.FAILED, "worker_killed")
+    store.want(run.run_id, "cancel")
+    with pytest.raises(OstrainError, match="being cancelled"):
+        store.claim(store.get(run.run_id), 2, reason="recovering")
+    assert store.claim(store.get(run.run_id), 2).wanted == ""
