@@ -14,6 +14,7 @@ COMMANDS = {
     "ps": ("ostrain.cli.ps", "List runs."),
     "status": ("ostrain.cli.status", "Tell the state of a run, and the first fault where it failed."),
     "logs": ("ostrain.cli.logs", "Show or follow the logs of all nodes."),
+    "stuck": ("ostrain.cli.stuck", "Ask every rank where it is, and name the odd one."),
     "cancel": ("ostrain.cli.cancel", "End every process of a run, and only of it."),
     "resume": ("ostrain.cli.resume", "Start a run that has ended again, from its newest checkpoint."),
     "sample": ("ostrain.cli.sample", "Sample images and videos from prompts on this machine."),
