@@ -1,10 +1,14 @@
-"""Speaks to the agent of one node: installs the agent file, calls its verbs, turns its errors into NodeError."""
+"""Speaks to the agent of one node: installs the agent file, calls its verbs, turns its errors into NodeError.
+
+The inspector is spoken to in the same way: both are one file each that is sent under the hash of its content.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import threading
+from pathlib import Path
 from typing import Any
 
 from cluster.backend import NodeError
@@ -30,17 +34,25 @@ _INSTALL = (
 
 
 class AgentClient:
-    """The agent of one node, over any transport. The agent file is looked for once and sent when it is missing."""
+    """The agent of one node, over any transport. The agent file is looked for once and sent when it is missing.
 
-    def __init__(self, transport: Transport, python: str, root: str) -> None:
+    program: another such file to speak to (``cluster/inspector.py``).
+    """
+
+    def __init__(self, transport: Transport, python: str, root: str, program: Path = AGENT) -> None:
         self.transport = transport
         self.node = transport.node
+        self.program = program
         self._python = python
         self._root = root
-        self._source = AGENT.read_bytes()
+        self._source = program.read_bytes()
         self._digest = hashlib.sha256(self._source).hexdigest()
         self._lock = threading.Lock()
         self._found: tuple[str, str] | None = None
+
+    def beside(self, program: Path) -> AgentClient:
+        """A client of another program on the same node, over the same connection."""
+        return AgentClient(self.transport, self._python, self._root, program)
 
     def root(self, timeout: float) -> str:
         """The absolute path of the node's root."""
@@ -57,7 +69,7 @@ class AgentClient:
             return self._found
 
     def _look(self, timeout: float) -> tuple[str, str]:
-        name = f"agent-{self._digest[:16]}.py"
+        name = f"{self.program.stem}-{self._digest[:16]}.py"
         result = self.transport.run([self._python, "-c", _LOOK, self._root, name], timeout=timeout)
         self._check_python(result)
         try:
@@ -98,7 +110,7 @@ class AgentClient:
         kinds = {"No space": "disk_full", "quota": "disk_full", "ermission": "permission", "Read-only": "permission"}
         kind = next((kind for word, kind in kinds.items() if why and word in why[0]), "protocol")
         next_step = "free space on the node" if kind == "disk_full" else "name another `root` in the inventory"
-        what = f"the agent cannot be written to {root}"
+        what = f"the {self.program.stem} cannot be written to {root}"
         return NodeError(kind, what, node=self.node, why="".join(why), next_step=next_step, exit_code=PREFLIGHT)
 
     def _protocol(self, what: str, result: Result) -> NodeError:

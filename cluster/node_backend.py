@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from cluster.bundle import build_source, hash_file
 from cluster.client import PREFLIGHT, AgentClient
 from cluster.deadline import fan_out_within
 from cluster.follow import Open, follow
+from cluster.inspection import Inspection, inspect_node
 from cluster.transport import Stream, fan_out
 from ostrain.plan import LaunchPlan, NodePlan
 
@@ -47,6 +49,16 @@ class NodeBackend:
             return answer
 
         return self._each(plan, one)
+
+    def inspect(
+        self, plan: LaunchPlan, requests: Mapping[str, dict[str, Any]], *, timeout: float = 60.0
+    ) -> PerNode[Inspection]:
+        """See ``cluster.inspection.Inspects``."""
+
+        def one(node: NodePlan, client: AgentClient) -> Inspection:
+            return inspect_node(client, requests[node.name], timeout)
+
+        return self._each(replace(plan, nodes=tuple(node for node in plan.nodes if node.name in requests)), one)
 
     def stage(self, run: RunRef, bundle: Path, *, timeout: float = 600.0) -> PerNode[None]:
         archives = {("bundles", hash_file(bundle)): bundle}
