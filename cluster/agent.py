@@ -770,6 +770,12 @@ def read_answer(reader: int, bound: float) -> bytes:
     return text
 
 
+def fence_of(run: RunDir) -> int:
+    """The first attempt that may run on this node; earlier ones were given up, whatever still asks for them."""
+    number = (read_json(run.at("agent/fence.json")) or {}).get("attempt")
+    return number if isinstance(number, int) else 0
+
+
 def verb_start(run_dir: str) -> Json:
     run = RunDir(run_dir)
     run.must_exist()
@@ -777,6 +783,10 @@ def verb_start(run_dir: str) -> Json:
     for key, own in (("run_id", run.run_id), ("node", run.node)):
         if request.get(key, own) != own:
             raise AgentError("protocol", f"the directory is of {key} {own}, not {request[key]}")
+    fence = fence_of(run)
+    if int(request["attempt"]) < fence:
+        why = "attempt {} is over: the run goes on from attempt {}".format(request["attempt"], fence)
+        raise AgentError("fenced", "this node was given up", why, "start a later attempt")
     bundle = request.get("bundle") or run.bundle
     if bundle and not os.path.isdir(bundle):
         raise AgentError("no_run", "the code bundle is not on the node", bundle, "submit or resume again")
@@ -1246,10 +1256,27 @@ def verb_stop(run_dir: str) -> Json:
     run = RunDir(run_dir)
     run.must_exist()
     request = read_request()
-    grace, reason = float(request.get("grace", 10.0)), str(request.get("reason") or "cancelled")
+    return end_run(run, float(request.get("grace", 10.0)), str(request.get("reason") or "cancelled"))
+
+
+def verb_fence(run_dir: str) -> Json:
+    """Give up every attempt before ``attempt`` on this node: none of them can start here again, what runs is ended."""
+    run = RunDir(run_dir)
+    run.must_exist()
+    request = read_request()
+    number = int(request["attempt"])
+    os.makedirs(run.at("agent"), exist_ok=True)
+    run.insist("agent/fence.json", {"attempt": max(number, fence_of(run)), "time": time.time()})
+    if run.attempt() >= number:
+        return {"killed": [], "survivors": [], "state": run.state().get("state", "NONE")}
+    return end_run(run, float(request.get("grace", 2.0)), "superseded")
+
+
+def end_run(run: RunDir, grace: float, reason: str) -> Json:
+    """The kill report of docs/run-directory.md."""
     os.makedirs(run.at("agent"), exist_ok=True)
     identity = run.agent()
-    if status(run_dir)["state"] not in FINAL:
+    if status(run.path)["state"] not in FINAL:
         run.insist("agent/cancel", {"time": time.time(), "reason": reason, "grace": grace})
     reports = []
     if identity and same_boot_alive(identity):
@@ -1418,6 +1445,36 @@ def verb_fetch(run_dir: str) -> Json:
     return {"data": base64.b64encode(data).decode()}
 
 
+def verb_put(run_dir: str) -> Json:
+    """Append a part to a file of the run directory; the last part checks the whole and renames it into place.
+
+    Standard input: a line of JSON ``{path, offset, size, sha256}`` (size and sha256 of the whole file), then bytes.
+    """
+    run = RunDir(run_dir)
+    run.must_exist()
+    head = json.loads(sys.stdin.buffer.readline())
+    path, offset, size = head["path"], int(head["offset"]), int(head["size"])
+    if not inside(path):
+        raise AgentError("protocol", "a file outside the run directory", repr(path))
+    folder, name = os.path.split(run.at(path))
+    part = os.path.join(folder, f".{name}.part")
+    os.makedirs(folder, exist_ok=True)
+    with open(part, "r+b" if offset else "w+b") as file:
+        file.truncate(offset)
+        file.seek(offset)
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        reached = file.tell()
+        file.flush()
+        os.fsync(file.fileno())
+    if reached >= size:
+        if reached > size or file_hash(part) != head["sha256"]:
+            os.unlink(part)
+            raise AgentError("protocol", path + " arrived damaged", f"{reached} bytes of {size}", "send it again")
+        os.replace(part, run.at(path))
+        sync_folder(folder)
+    return {"size": reached}
+
+
 def file_hash(path: str) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -1582,6 +1639,8 @@ VERBS: dict[str, tuple[int, Callable[..., Json]]] = {
     "remove": (1, verb_remove),
     "fetch": (1, verb_fetch),
     "files": (1, verb_files),
+    "fence": (1, verb_fence),
+    "put": (1, verb_put),
 }
 
 
