@@ -20,6 +20,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import select
 import shutil
 import signal
@@ -31,9 +32,10 @@ import tempfile
 import time
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 if TYPE_CHECKING:  # only annotations use these, and Python 3.8 could not evaluate them
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from typing import IO
 
     Json = dict[str, Any]
@@ -41,10 +43,13 @@ if TYPE_CHECKING:  # only annotations use these, and Python 3.8 could not evalua
 POLL = 0.2  # seconds between two looks at the workers
 STRAY_POLL = 2.0  # seconds between two looks for descendants that dropped the tag
 RECORD_TIME = 0.3  # seconds wrappers and launcher have to themselves after the workers' end
+WRITE_TIME = 2.0  # seconds that who writes the masked logs has beyond everybody else
 KILL_BOUND = 5.0  # seconds SIGKILL may take before a process counts as a survivor
 TICK = 2.0  # seconds between two ticks of a follow stream
 CHUNK = 64 << 10
 TAIL_LINES = 20
+LEAST_SECRET = 4  # letters; masking anything shorter would only garble the logs
+STUCK_LOG = 5.0  # seconds a masked log may fail to be written before its writers are told by a broken pipe
 WORKER_EXITS = {64: "bad_config", 65: "bad_data", 66: "bad_checkpoint", 67: "disk_full", 68: "not_finite"}
 FINAL = ("SUCCEEDED", "FAILED", "CANCELLED")
 CONNECTION_FAILURES = (BrokenPipeError, ConnectionResetError)
@@ -363,6 +368,121 @@ def signal_name(number: int) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Masking: no secret's value reaches a log
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def spellings(value: str) -> set[bytes]:
+    """How a value may stand in a log: as it is, its lines, escaped as JSON and Python do, in a URL, in base64."""
+    raw = value.encode("utf-8", "surrogateescape")
+    found = {raw, repr(value)[1:-1].encode("utf-8", "surrogateescape"), quote(raw, safe="").encode()}
+    found |= {line for line in raw.splitlines() if len(line) >= 8}
+    found |= {json.dumps(value)[1:-1].encode(), json.dumps(value, ensure_ascii=False)[1:-1].encode("utf-8", "replace")}
+    if len(raw) >= 8:
+        for before in range(3):  # base64 of a longer text that holds it: the letters that depend on it alone
+            text = base64.b64encode(b"\0" * before + raw).rstrip(b"=")
+            found.add(text[(0, 2, 3)[before] : (before + len(raw)) * 8 // 6])
+    return {one for one in found if len(one) >= LEAST_SECRET}
+
+
+class Masker:
+    """Replaces secrets in a stream of bytes, wherever the stream is cut into blocks."""
+
+    def __init__(self, secrets: dict[str, str]) -> None:
+        self.names = {one: name for name, value in sorted(secrets.items()) for one in spellings(value)}
+        parts = sorted(self.names, key=len, reverse=True)
+        self.pattern = re.compile(b"|".join(map(re.escape, parts)))
+        self.longest = max(map(len, parts), default=0)
+        self.rest = b""
+
+    def mask(self, data: bytes) -> bytes:
+        if not any(one in data for one in self.names):  # much quicker than the pattern
+            return data
+        return self.pattern.sub(lambda match: b"[secret %s]" % self.names[match[0]].encode(), data)
+
+    def kept(self, data: bytes) -> int:
+        """Bytes at the end that may be the beginning of a secret."""
+        tail = data[max(0, len(data) - self.longest + 1) :]
+        most = 0
+        for one in self.names:
+            at = tail.find(one[:1], max(0, len(tail) - len(one) + 1))
+            while at >= 0 and not one.startswith(tail[at:]):
+                at = tail.find(one[:1], at + 1)
+            most = max(most, len(tail) - at if at >= 0 else 0)
+        return most
+
+    def feed(self, data: bytes) -> bytes:
+        """What may be written after this block."""
+        data = self.rest + data
+        end = len(data) - self.kept(data)
+        for match in self.pattern.finditer(data, max(0, end - self.longest)):
+            if match.start() < end < match.end():
+                end = match.start()
+        self.rest = data[end:]
+        return self.mask(data[:end])
+
+    def end(self) -> bytes:
+        """What is left at the end. The greater part of a secret is none that may be shown."""
+        cut = next((one for one in self.names if len(self.rest) >= 8 and one.startswith(self.rest)), None)
+        return self.mask(self.rest) if cut is None else b"[secret %s]" % self.names[cut].encode()
+
+
+def write_patiently(handle: int, data: bytes) -> bool:
+    """Write everything; False when the disk takes nothing for too long."""
+    deadline = time.monotonic() + STUCK_LOG
+    while data:
+        try:
+            data = data[os.write(handle, data) :]
+            deadline = time.monotonic() + STUCK_LOG
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EAGAIN) or time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+    return True
+
+
+def pump(pipes: list[tuple[int, int]], secrets: dict[str, str]) -> None:
+    """From every pipe to its log until the last writer has ended."""
+    maskers = {source: Masker(secrets) for source, _ in pipes}
+    targets = dict(pipes)
+    while targets:
+        for source in select.select(list(targets), [], [])[0]:
+            data = os.read(source, CHUNK)
+            masker = maskers[source]
+            if not write_patiently(targets[source], masker.feed(data) if data else masker.end()) or not data:
+                os.close(source)
+                del targets[source]
+
+
+def masked_outputs(outputs: tuple[int, int], secrets: dict[str, str]) -> tuple[int, int, int]:
+    """Pipes in place of two outputs, and the process behind them that writes what comes out of them, masked.
+
+    A process of its own: it must outlive whoever is killed until the last byte is written. It ends with its writers.
+    """
+    same = os.path.sameopenfile(*outputs)
+    pairs = [(*os.pipe(), target) for target in (outputs[:1] if same else outputs)]
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.setpgid(0, 0)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
+            keep = {handle for source, _, target in pairs for handle in (source, target)}
+            for handle in map(int, os.listdir("/proc/self/fd")):
+                if handle not in keep:  # locks and pipes of others
+                    with contextlib.suppress(OSError):
+                        os.close(handle)
+            pump([(source, target) for source, _, target in pairs], secrets)
+            code = 0
+        finally:
+            os._exit(code)
+    for source, _, _ in pairs:
+        os.close(source)
+    return pairs[0][1], pairs[-1][1], pid
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Ending processes: exactly the run's own
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -394,6 +514,7 @@ class Ending:
         self.run, self.agent = run, agent
         self.workers = read_workers(run, attempt)
         self.ranks = {record.get("pid"): record.get("rank") for record in self.workers}
+        self.writers = {int(one.get("writer_pid") or 0) for one in [*self.workers, run.state()]}
         self.sent: dict[tuple[int, int], Json] = {}
 
     def alive(self) -> dict[int, Process]:
@@ -401,8 +522,8 @@ class Ending:
         return {process.pid: process for process in tagged + untagged}
 
     def held_back(self, alive: dict[int, Process]) -> set[int]:
-        """Wrappers and everything above them."""
-        held = set()
+        """Wrappers and everything above them, and who writes the masked logs."""
+        held = {pid for pid in self.writers if pid in alive}
         for record in self.workers:
             pid = record["wrapper_pid"]
             while pid in alive and pid not in held:
@@ -424,6 +545,8 @@ class Ending:
         for process in alive.values():
             if process.pid not in held:
                 self.send(process, number)
+            elif process.pid in self.writers:
+                continue
             elif process.state in "Tt":
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(process.pid, signal.SIGCONT)
@@ -442,7 +565,8 @@ class Ending:
                 alone = now
             # Left alone, a wrapper still has an end to record; a launcher that dies first takes it along.
             if now > min(end, alone or end) + RECORD_TIME:
-                held = set()
+                # Who writes masked logs ends with the last of its writers, unless the disk takes nothing.
+                held = self.writers & set(alive) if now < max(end, alone or end) + WRITE_TIME else set()
             self.signal_all(alive, held, signal.SIGKILL if now >= end else signal.SIGTERM)
             time.sleep(0.05)
         survivors = [{"pid": p.pid, "state": p.state, "command": command_of(p.pid)} for p in alive.values()]
@@ -483,22 +607,29 @@ class Agent:
     def launch(self) -> None:
         """Start the launcher. Raises AgentError when it cannot be executed."""
         logs = self.run.at(f"logs/attempt-{self.attempt}")
-        agent = os.getpid()
-        with open(os.path.join(logs, "launcher.log"), "ab") as log:
+        agent, secrets = os.getpid(), secrets_of(self.request.get("secrets") or {})
+        with open(os.path.join(logs, "launcher.log"), "ab", buffering=0) as log:
+            out = log.fileno()
+            if secrets:
+                out, _, writer = masked_outputs((out, out), secrets)
+                self.record["writer_pid"] = writer
             try:
                 child = subprocess.Popen(
                     list(self.request["command"]),
                     cwd=self.run.path,
                     env=launcher_environment(self.run, self.request, self.identity),
                     stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
+                    stdout=out,
+                    stderr=out,
                     start_new_session=True,
                     preexec_fn=lambda: die_with_parent(agent),
                 )
             except (OSError, subprocess.SubprocessError) as error:
                 what = "the launcher {!r} could not be started".format(self.request["command"][0])
                 raise AgentError("protocol", what, str(error)) from error
+            finally:
+                if secrets:
+                    os.close(out)
         self.launcher = child.pid
         child.returncode = 0  # reap() waits for it, not subprocess
         self.save(launcher={"pid": child.pid})
@@ -653,12 +784,26 @@ def launcher_environment(run: RunDir, request: Json, identity: Json) -> dict[str
         OSTRAIN_LOG_DIR=run.at("logs/attempt-" + attempt),
         OSTRAIN_MASTER_PORT=str(request.get("master_port") or 0),
     )
-    for name in ("node_rank", "master_address"):  # only where the nodes were not known when the job was compiled
+    for name in ("node_rank", "master_address", "devices"):  # of nodes that nobody knew when the job was compiled
         value = request.get(name, os.environ.get("OSTRAIN_" + name.upper()))
         if value not in (None, ""):
             env["OSTRAIN_" + name.upper()] = str(value)
-    env.update(request.get("secrets") or {})
+    secrets = request.get("secrets") or {}
+    env.update(secrets)
+    if secrets:
+        env["OSTRAIN_SECRETS"] = " ".join(sorted(secrets))
     return env
+
+
+def secrets_of(values: Mapping[str, str]) -> dict[str, str]:
+    """Those that can be masked."""
+    return {name: value for name, value in values.items() if len(value) >= LEAST_SECRET}
+
+
+def own_secrets() -> dict[str, str]:
+    """Of a worker's environment: OSTRAIN_SECRETS has their names."""
+    names = os.environ.get("OSTRAIN_SECRETS", "").split()
+    return secrets_of({name: os.environ[name] for name in names if name in os.environ})
 
 
 def take_lock(run: RunDir) -> int | None:
@@ -828,7 +973,7 @@ def watched_agent() -> Callable[[], bool]:
     return lambda: is_alive(int(pid), int(start))
 
 
-def spawn_worker(command: list[str]) -> int:
+def spawn_worker(command: list[str], outputs: tuple[int, int] = (1, 2)) -> int:
     """Fork and execute, in a process group of its own: a launcher that kills its group must not keep us from
     recording the end."""
     wrapper = os.getpid()
@@ -841,6 +986,9 @@ def spawn_worker(command: list[str]) -> int:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        for place in (1, 2):
+            if outputs[place - 1] != place:
+                os.dup2(outputs[place - 1], place)
         os.execvp(command[0], command)
     except OSError as error:
         sys.stderr.write(f"cannot execute {command[0]}: {error}\n")
@@ -863,17 +1011,26 @@ def verb_worker(command: list[str]) -> int:
             write_record(path, record)
 
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
-    record["pid"] = child = spawn_worker(command)
+    secrets = own_secrets()
+    out, err, writer = masked_outputs((1, 2), secrets) if secrets else (1, 2, 0)
+    record["writer_pid"] = writer
+    record["pid"] = child = spawn_worker(command, (out, err))
+    for handle in {out, err} - {1, 2}:
+        os.close(handle)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, _frame: pass_on(child, number))
     save()
     status = wait_for(child, watched_agent())
     record["ended"] = time.time()
+    # The last lines are on disk before the end is told, unless somebody else keeps the pipe open.
+    written = not writer or wait_bounded(writer, 0.5)
     if os.WIFSIGNALED(status):
         record["signal"] = signal_name(os.WTERMSIG(status))
     else:
         record["exit_code"] = os.WEXITSTATUS(status)
     save()
+    if not written:  # it ends with the last of its writers; they may be about to end
+        wait_bounded(writer, 2.0)
     return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
@@ -894,6 +1051,16 @@ def write_record(path: str, record: Json) -> None:
             handle = os.open(path, os.O_WRONLY)
             os.pwrite(handle, data, 0)
             os.close(handle)
+
+
+def wait_bounded(child: int, bound: float) -> bool:
+    """Whether a child ended in time."""
+    deadline = time.monotonic() + bound
+    while os.waitpid(child, os.WNOHANG)[0] == 0:
+        if time.monotonic() > deadline:
+            return False
+        signal.sigtimedwait([signal.SIGCHLD], 0.02)
+    return True
 
 
 def wait_for(child: int, agent_lives: Callable[[], bool]) -> int:
