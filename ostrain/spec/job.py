@@ -17,6 +17,7 @@ from models.config.tasks import TASKS
 from models.config.train_vae import TrainVaeConfig
 from models.units import Duration
 from ostrain.environment import Env, Line, Part
+from ostrain.spec.check_config import CheckConfig
 
 _JOB_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?\Z")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}\Z")
@@ -108,6 +109,7 @@ class JobSpec(Part):
         default_factory=list, description="scripts to source on the nodes, after the inventory's"
     )
     restart: RestartConfig = Field(default_factory=RestartConfig, description="automatic restarts")
+    check: CheckConfig = Field(default_factory=CheckConfig, description="what is looked at on the nodes before a start")
 
     @property
     def task(self) -> str:
