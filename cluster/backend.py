@@ -21,7 +21,7 @@ PerNode = dict[str, "T | NodeError"]
 class NodeError(OstrainError):
     """A node could not be reached or did not do as asked. ``kind`` is one of: unreachable, host_key_unknown,
     host_key_changed, auth_failed, python_missing, module_missing, program_missing, port_taken, disk_full,
-    devices_missing, permission, no_run, protocol."""
+    devices_missing, permission, no_run, fenced, protocol."""
 
     def __init__(
         self, kind: str, what: str, *, node: str, why: str = "", next_step: str = "", exit_code: int = 4
@@ -67,7 +67,14 @@ class FollowLost:
     final: bool
 
 
-FollowItem = Chunk | NodeNews | FollowLost
+@dataclass(frozen=True)
+class Tick:
+    """A node has nothing new and says so: it is there."""
+
+    node: str
+
+
+FollowItem = Chunk | NodeNews | FollowLost | Tick
 
 
 class Backend(Protocol):

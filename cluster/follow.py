@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.backend import Chunk, FollowItem, FollowLost, NodeError, NodeNews
+from cluster.backend import Chunk, FollowItem, FollowLost, NodeError, NodeNews, Tick
 from cluster.transport import Stream
 
 SILENCE = 10.0  # an agent ticks every 2 s
@@ -111,6 +111,8 @@ class NodeFollow:
             self.put(Chunk(self.node, path, offset, end, frame["text"]))
         elif "status" in frame:
             self.put(NodeNews(self.node, frame["status"]))
+        elif "tick" in frame:
+            self.put(Tick(self.node))
         elif "error" in frame:
             info = frame["error"]
             raise NodeError(info["kind"], info["what"], node=self.node, why=info["why"], next_step=info["next"])
