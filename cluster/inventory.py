@@ -8,11 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from cluster.modelarts_inventory import ModelArts
 from models.units import Size
 from ostrain.environment import Env, Line, Part
 
 _NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?\Z")
 LOCAL_SLOTS = 64
+SERVICES = ("modelarts",)  # backends that give nodes at the start; each has a section of its name
 
 
 def _node_name(value: str) -> str:
@@ -93,13 +95,35 @@ class Inventory(Part):
     """A cluster: its backend, its kind of device, its nodes. Order of nodes is the order ranks are placed in."""
 
     name: NodeName = Field(description="the cluster's name")
-    backend: Literal["local", "ssh"] = Field("ssh", description="how ostrain reaches the nodes")
+    backend: Literal["local", "ssh", "modelarts"] = Field("ssh", description="how ostrain reaches the nodes")
     device: Literal["Ascend", "CPU"] = Field("Ascend", description="what the workers compute on")
+    facts: Host | None = Field(
+        None, description="folder beside this file with what the nodes' devices said: ostrain ranktable make --save-facts"
+    )
     defaults: NodeDefaults = Field(default_factory=NodeDefaults, description="what all nodes have in common")
-    nodes: list[Node] = Field(min_length=1, description="the nodes, in the order ranks are placed in")
+    nodes: list[Node] = Field(
+        default_factory=list,
+        min_length=1,
+        description="the nodes, in the order ranks are placed in; not where a service gives them",
+    )
+    modelarts: ModelArts | None = Field(None, description="for backend modelarts: project, pool, image, storage")
 
-    def resolved(self) -> list[ResolvedNode]:
-        """Every node with the defaults filled in."""
+    @property
+    def allocated(self) -> bool:
+        """Whether a service gives the nodes at the start, as many as a job asks for; then none are listed here."""
+        return self.backend in SERVICES
+
+    @property
+    def service(self) -> dict[str, Any]:
+        """What the backend of a service wants to know, as plain data; nothing for listed nodes."""
+        section: Part | None = getattr(self, self.backend, None) if self.allocated else None
+        return section.model_dump(mode="json", exclude_defaults=True) if section is not None else {}
+
+    def resolved(self, wanted: int = 0) -> list[ResolvedNode]:
+        """Every listed node with the defaults filled in; of a service's nodes, ``wanted`` many."""
+        if self.allocated:
+            names = [Node(name=f"node-{index}") for index in range(wanted)]
+            return [ResolvedNode.build(node, self.defaults) for node in names]
         return [ResolvedNode.build(node, self.defaults) for node in self.nodes]
 
 

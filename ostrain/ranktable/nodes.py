@@ -73,6 +73,12 @@ def from_cluster(
     from cluster.hccn import gather
 
     inventory = load_inventory(name)
+    if inventory.allocated:
+        raise OstrainError(
+            f"inventory {inventory.name} lists no nodes: {inventory.backend} gives them when a job starts",
+            next_step="name files instead, or an inventory with nodes",
+            exit_code=2,
+        )
     nodes = inventory.resolved()
     nodes = nodes[: _enough(inventory.name, len(nodes), count)]
     _one_node(server_id, len(nodes))

@@ -18,6 +18,7 @@ from ostrain.spec.data_checks import data_problems, memory_problems
 from ostrain.spec.document import Mapping, key_mark, value_mark
 from ostrain.spec.job import JobSpec
 from ostrain.spec.problems import Problem, did_you_mean, render_all
+from ostrain.spec.service_checks import job_problems, service_problems
 
 if TYPE_CHECKING:
     from ostrain.spec.load import LoadedJob
@@ -50,7 +51,6 @@ class Facts:
 
 def check_all(facts: Facts) -> list[Problem]:
     checks: tuple[tuple[Callable[[Facts], Found], tuple[str, ...]], ...] = (
-        (_launcher, ("launcher",)),
         (_nodes, ("nodes", "cluster")),
         (_devices, ("nodes", "devices_per_node", "cluster")),
         (_layout, ("nodes", "devices_per_node", "layout", f"{facts.job.task}.layout", f"{facts.job.task}.model")),
@@ -85,16 +85,13 @@ def task_problems(tree: Mapping) -> list[Problem]:
     return [Problem(key_mark(tree, (name,)), message) for name in given[1:]]
 
 
-def _launcher(facts: Facts) -> Found:
-    if facts.job.launcher != "msrun":
-        yield facts.problem(
-            "launcher", f"this version of ostrain starts workers with msrun only, not {facts.job.launcher}"
-        )
-
-
 def _nodes(facts: Facts) -> Found:
     inventory, wanted = facts.inventory, facts.job.nodes
     if inventory is None:
+        return
+    for path, message in job_problems(facts.job, inventory):
+        yield facts.problem(path, message)
+    if inventory.allocated:
         return
     there = len(inventory.nodes)
     if wanted > there:
@@ -126,7 +123,8 @@ def _devices(facts: Facts) -> Found:
     if facts.inventory is None:
         return
     wanted = facts.job.devices_per_node
-    short = [node for node in facts.inventory.resolved()[: facts.job.nodes] if len(node.devices) < wanted]
+    nodes = facts.inventory.resolved(facts.job.nodes)[: facts.job.nodes]
+    short = [node for node in nodes if len(node.devices) < wanted]
     if short:
         names = ", ".join(f"{node.name} has {len(node.devices)}" for node in short[:4])
         more = f" (and {len(short) - 4} more nodes)" if len(short) > 4 else ""
@@ -168,7 +166,8 @@ def _texts(value: object, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _memory(facts: Facts, train: TrainConfig, inventory: Inventory) -> Found:
-    memories = [node.device_memory for node in inventory.resolved()[: facts.job.nodes] if node.device_memory]
+    nodes = inventory.resolved(facts.job.nodes)[: facts.job.nodes]
+    memories = [node.device_memory for node in nodes if node.device_memory]
     there = min(memories, default=0)
     asked = train.max_device_memory or 0
     if there and asked > there:
@@ -184,7 +183,7 @@ def _memory(facts: Facts, train: TrainConfig, inventory: Inventory) -> Found:
 
 def inventory_problems(inventory: Inventory, tree: Mapping) -> list[Problem]:
     """Names and hosts that stand twice; keys the backend has no use for."""
-    found = []
+    found = list(service_problems(inventory, tree))
     for key in ("name", "host", "address"):
         first: dict[str, int] = {}
         for index, node in enumerate(inventory.nodes):
@@ -216,6 +215,9 @@ def runnable_problems(loaded: LoadedJob) -> list[Problem]:
             found.append(Problem(loaded.mark("files", name), f"{path} does not exist"))
         elif not os.access(path, os.R_OK):
             found.append(Problem(loaded.mark("files", name), f"{path} cannot be read"))
+    if loaded.job.launcher == "rank_table" and loaded.inventory.device == "CPU":
+        message = "MindSpore reads rank tables on NPUs alone; on CPUs start with msrun or mpirun"
+        found.append(Problem(loaded.mark("launcher"), message))
     train, train_vae = loaded.job.train, loaded.job.train_vae
     said = unrunnable(train) if train is not None else unrunnable_vae(train_vae) if train_vae is not None else []
     found += [Problem(loaded.mark(loaded.job.task, *where), why) for where, why in said]

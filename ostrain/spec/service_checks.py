@@ -1,0 +1,41 @@
+"""Inventories of services that give the nodes at the start (``cluster.inventory.SERVICES``), and jobs on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cluster.inventory import SERVICES, Inventory
+from ostrain.spec.document import Mapping, key_mark, value_mark
+from ostrain.spec.job import JobSpec
+from ostrain.spec.problems import Problem
+
+
+def service_problems(inventory: Inventory, tree: Mapping) -> Iterator[Problem]:
+    """A service has its section and no nodes; everything else has nodes and no section of a service."""
+    if inventory.allocated and "nodes" in tree.items:
+        message = f"{inventory.backend} gives the nodes when a job starts; say `nodes:` in the job only"
+        yield Problem(key_mark(tree, ("nodes",)), message)
+    if not inventory.allocated and "nodes" not in tree.items:
+        yield Problem(tree.mark, "'nodes' is missing (the nodes, in the order ranks are placed in)")
+    for name in SERVICES:
+        there = getattr(inventory, name) is not None
+        if there and inventory.backend != name:
+            message = f"backend {inventory.backend} has no use for it; say `backend: {name}`"
+            yield Problem(key_mark(tree, (name,)), message)
+        elif not there and inventory.backend == name:
+            yield Problem(value_mark(tree, ("backend",)), f"backend {name} needs a section `{name}:`")
+    if inventory.allocated:
+        for key in ("user", "port", "identity_file", "interface"):
+            if getattr(inventory.defaults, key) is not None:
+                message = f"nobody logs in to nodes of {inventory.backend}" if key != "interface" else (
+                    f"{inventory.backend} connects the nodes itself"
+                )  # fmt: skip
+                yield Problem(key_mark(tree, ("defaults", key)), message)
+
+
+def job_problems(job: JobSpec, inventory: Inventory) -> Iterator[tuple[str, str]]:
+    """(dotted path in the job, message): what a service cannot do."""
+    if inventory.backend == "modelarts" and job.launcher == "rank_table":
+        yield "launcher", "a rank table lists addresses, which ModelArts gives at the start only; use msrun"
+    if inventory.backend == "modelarts" and job.restart.spares:
+        yield "restart.spares", "ModelArts replaces nodes itself; say `auto_restart` in the inventory"
