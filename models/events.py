@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from models.files import append, write_atomic
+from models.masking import masked
 
 
 class Log:
@@ -56,7 +57,7 @@ class Reporter:
             "rank": self.rank,
             **facts,
         }
-        append(self.run_dir / "events.jsonl", _line(record), sync=True)
+        append(self.run_dir / "events.jsonl", _line(masked(record)), sync=True)
 
     def heartbeat(self, step: int, phase: str) -> None:
         """Replaces the heartbeat file as a whole; phase: starting, loading, compiling, step, saving or done.

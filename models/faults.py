@@ -14,6 +14,7 @@ from typing import NoReturn
 from models.events import Log, attempt
 from models.exits import DISK_FULL, PayloadError
 from models.files import write_atomic
+from models.masking import masked
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -57,7 +58,9 @@ def die(error: BaseException, run_dir: Path, rank: int, step: int, log: Log) -> 
             if record[label]:
                 log.error(f"  {label}: {record[label]}")
         path = run_dir / "faults" / f"attempt-{attempt()}" / f"rank-{rank}.json"
-        write_atomic(path, (json.dumps(record, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "surrogateescape"))
+        write_atomic(
+            path, (json.dumps(masked(record), ensure_ascii=False, indent=1) + "\n").encode("utf-8", "surrogateescape")
+        )
     except OSError as problem:
         # A full disk takes no fault file either; the exit code still tells.
         print(f"fault file not written: {problem}", file=sys.stderr, flush=True)

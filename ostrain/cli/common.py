@@ -13,6 +13,7 @@ from ostrain.errors import OstrainError
 from ostrain.plan import LaunchPlan
 from ostrain.states import ExitCode
 from ostrain.store import Run, Store
+from ostrain.talk import say
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,12 +52,17 @@ def opened_run(word: str) -> Iterator[tuple[Store, Run, Backend]]:
 
 
 def resolved_secrets(plan: LaunchPlan) -> dict[str, str]:
-    """Environment variable -> value, looked up now and kept in memory only."""
+    """Environment variable -> value, looked up now and kept in memory only. Refused where one stands in the job."""
     if not plan.secrets:
         return {}
     from cluster.secrets import resolve_secrets
+    from ostrain.leaks import refuse_leaks, short_ones
 
-    return dict(resolve_secrets(plan.secrets))
+    values = dict(resolve_secrets(plan.secrets))
+    refuse_leaks(plan, values)
+    for variable in short_ones(values):
+        say(f"warning: the secret {plan.secrets[variable]} is too short to be masked in the logs")
+    return values
 
 
 @contextmanager
