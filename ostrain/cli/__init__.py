@@ -25,6 +25,7 @@ COMMANDS = {
     "rm": ("ostrain.cli.rm", "Delete a run: its directories, its checkpoints, its entry."),
     "ranktable": ("ostrain.cli.ranktable", "Make, check, merge, convert and explain HCCL's rank tables."),
     "render": ("ostrain.cli.render", "Print the files and commands a job compiles to."),
+    "drill": ("ostrain.cli.drill", "Rehearse faults on a job: break something, see whether it recovers."),
     "bench": ("ostrain.cli.bench", "Run a matrix of layouts, measure and compare them."),
     "schema": ("ostrain.cli.schema", "Print the JSON schema of job files, for editors."),
 }
