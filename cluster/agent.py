@@ -44,6 +44,7 @@ POLL = 0.2  # seconds between two looks at the workers
 STRAY_POLL = 2.0  # seconds between two looks for descendants that dropped the tag
 RECORD_TIME = 0.3  # seconds wrappers and launcher have to themselves after the workers' end
 WRITE_TIME = 2.0  # seconds that who writes the masked logs has beyond everybody else
+BEGAN = time.time()  # of this process: with the time of its answer, what a client needs to tell clocks apart
 KILL_BOUND = 5.0  # seconds SIGKILL may take before a process counts as a survivor
 TICK = 2.0  # seconds between two ticks of a follow stream
 CHUNK = 64 << 10
@@ -53,6 +54,13 @@ STUCK_LOG = 5.0  # seconds a masked log may fail to be written before its writer
 WORKER_EXITS = {64: "bad_config", 65: "bad_data", 66: "bad_checkpoint", 67: "disk_full", 68: "not_finite"}
 FINAL = ("SUCCEEDED", "FAILED", "CANCELLED")
 CONNECTION_FAILURES = (BrokenPipeError, ConnectionResetError)
+EVIDENCE_LIMIT = 256 << 10  # bytes of the end of each of the driver's logs that are sent
+EVIDENCE_FILES = 64
+KERNEL_LINES = re.compile(
+    r"oom|out of memory|killed process|segfault|i/o error|\becc\b|uncorrect|link is (?:down|up)|davinci|hns3|devdrv"
+    r"|no space|remounting|hung_task|blocked for more than",
+    re.IGNORECASE,
+)
 STACK_WAIT = 3.0  # seconds all workers together have to write their stacks
 STACK_QUIET = 0.15  # seconds without a new byte after which a dump is taken for whole
 STACK_LIMIT = 64 << 10  # bytes of one rank's dump that are sent
@@ -1005,6 +1013,9 @@ def verb_worker(command: list[str]) -> int:
     me = own_identity()
     record: Json = {"role": role, "rank": rank, "pid": None, "wrapper_pid": me["pid"], "wrapper_start": me["start"]}
     record.update(started=time.time(), ended=None, exit_code=None, signal=None)
+    plog = os.environ.get("ASCEND_PROCESS_LOG_PATH", "")
+    if plog and len(plog) < 200:  # where the driver logs, as setup scripts and env.sh left it
+        record["plog"] = plog
 
     def save() -> None:
         if run_dir:
@@ -1169,6 +1180,8 @@ def status(run_dir: str) -> Json:
     return {
         "node": run.node,
         "time": time.time(),
+        "began": BEGAN,
+        "utc_offset": time.localtime().tm_gmtoff,
         "attempt": attempt,
         "state": word,
         "reason": reason,
@@ -1289,6 +1302,67 @@ def verb_stacks(run_dir: str) -> Json:
     beats = read_heartbeats(run)
     ranks = {str(dump.record["rank"]): dump.answer(beats) for dump in dumps}
     return {"node": run.node, "time": time.time(), "attempt": attempt, "ranks": ranks}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# evidence: what a fault left behind outside the run directory
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def process_logs(run: RunDir, attempt: int, records: list[Json], limit: int) -> list[Json]:
+    """Ends of CANN's host logs of the attempt's processes: ``{debug,run}/plog/plog-<pid>_<time>.log`` below
+    ASCEND_PROCESS_LOG_PATH, or below ~/ascend/log (older releases: ``plog/`` alone)."""
+    logs = run.at(f"logs/attempt-{attempt}/plog")
+    usual = os.path.expanduser("~/ascend/log")
+    found = {}
+    for record in records:
+        for place in {str(record.get("plog") or logs), logs, usual}:
+            for part in ("debug/plog", "run/plog", "plog"):
+                pattern = os.path.join(glob.escape(os.path.join(place, part)), "plog-{}_*".format(record.get("pid")))
+                found.update(dict.fromkeys(glob.glob(pattern), record))
+    answers = []
+    for path, record in sorted(found.items())[:EVIDENCE_FILES]:
+        with contextlib.suppress(OSError):
+            facts = os.stat(path)
+            if facts.st_mtime < float(record.get("started") or 0) - 1:
+                continue  # of an earlier process with the same pid
+            text = read_tail(path, limit).decode("utf-8", "replace")
+            answers.append({"path": path, "rank": record.get("rank"), "size": facts.st_size, "text": text})
+    return answers
+
+
+def kernel_lines(since: float) -> list[Json]:
+    """What the kernel said since then of processes it killed, of memory, disks, links and devices; nothing where the
+    account may not read it. Format: /dev/kmsg of the kernel's ABI documentation."""
+    lines = []
+    shift = time.time() - time.monotonic()
+    try:
+        handle = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return []
+    with contextlib.suppress(OSError, ValueError, IndexError):  # EAGAIN: that was all
+        for _ in range(20000):
+            try:
+                head, _, text = os.read(handle, 8192).decode("utf-8", "replace").partition(";")
+            except BrokenPipeError:  # lines went that were not read yet
+                continue
+            moment = int(head.split(",")[2]) / 1e6 + shift
+            if moment >= since and KERNEL_LINES.search(text):
+                lines.append({"time": moment, "text": text.split("\n")[0][:500]})
+    os.close(handle)
+    return lines[-200:]
+
+
+def verb_evidence(run_dir: str) -> Json:
+    """The driver's logs of the attempt's processes and the kernel's lines about them."""
+    run = RunDir(run_dir)
+    run.must_exist()
+    request = read_request()
+    attempt = int(request.get("attempt") or run.attempt())
+    records = read_workers(run, attempt)
+    started = min([float(record["started"]) for record in records], default=time.time())
+    plogs = process_logs(run, attempt, records, min(EVIDENCE_LIMIT, int(request.get("limit") or EVIDENCE_LIMIT)))
+    return {"node": run.node, "time": time.time(), "plogs": plogs, "kernel": kernel_lines(started)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1802,6 +1876,7 @@ VERBS: dict[str, tuple[int, Callable[..., Json]]] = {
     "start": (1, verb_start),
     "status": (1, status),
     "stacks": (1, verb_stacks),
+    "evidence": (1, verb_evidence),
     "stop": (1, verb_stop),
     "remove": (1, verb_remove),
     "fetch": (1, verb_fetch),
