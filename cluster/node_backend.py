@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -106,9 +107,24 @@ class NodeBackend:
 
     def poll(self, run: RunRef, *, timeout: float = 15.0) -> PerNode[dict[str, Any]]:
         def one(node: NodePlan, client: AgentClient) -> dict[str, Any]:
-            return client.call("status", client.run_dir(run.run_id, timeout), timeout=timeout)
+            run_dir = client.run_dir(run.run_id, timeout)
+            asked = time.time()
+            answer = client.call("status", run_dir, timeout=timeout)
+            return {**answer, "asked": asked, "answered": time.time()}
 
         return self._each(run.plan, one)
+
+    def evidence(self, run: RunRef, attempt: int, *, timeout: float = 30.0) -> PerNode[dict[str, Any]]:
+        """What a fault left outside the run directories: the driver's and the kernel's log lines."""
+
+        def one(node: NodePlan) -> dict[str, Any]:
+            client = self.client(node)
+            request = {"attempt": attempt}
+            return client.call("evidence", client.run_dir(run.run_id, timeout), input=request, timeout=timeout)
+
+        for node in run.plan.nodes:
+            self.client(node)
+        return fan_out_within({node.name: node for node in run.plan.nodes}, one, seconds=timeout)
 
     def stacks(self, run: RunRef, *, timeout: float = 8.0) -> PerNode[dict[str, Any]]:
         def one(node: NodePlan) -> dict[str, Any]:
