@@ -53,6 +53,9 @@ LEAST_SECRET = 4  # letters; masking anything shorter would only garble the logs
 STUCK_LOG = 5.0  # seconds a masked log may fail to be written before its writers are told by a broken pipe
 WORKER_EXITS = {64: "bad_config", 65: "bad_data", 66: "bad_checkpoint", 67: "disk_full", 68: "not_finite"}
 FINAL = ("SUCCEEDED", "FAILED", "CANCELLED")
+PULSE = 5.0  # seconds between two signs of life of an agent that a scheduler holds
+SILENT = 60.0  # seconds without one after which it counts as not alive
+HELD_EXITS = {"SUCCEEDED": 0, "CANCELLED": 5}  # exit codes of `hold`; any other state 1
 CONNECTION_FAILURES = (BrokenPipeError, ConnectionResetError)
 EVIDENCE_LIMIT = 256 << 10  # bytes of the end of each of the driver's logs that are sent
 EVIDENCE_FILES = 64
@@ -262,6 +265,23 @@ class RunDir:
 
     def state(self) -> Json:
         return read_json(self.at("agent/state.json")) or {}
+
+    def silence(self) -> int:
+        """Seconds since a held agent's last sign of life; 0 while that is recent. It may be on another machine, whose
+        clock may differ: what looks old is measured again by the clock of the file system."""
+        try:
+            path = self.at("agent/pulse" if os.path.exists(self.at("agent/pulse")) else "agent/state.json")
+            with open(path, "rb") as pulse:
+                beaten = os.fstat(pulse.fileno()).st_mtime
+            if abs(time.time() - beaten) < SILENT / 2:
+                return 0
+            with tempfile.TemporaryFile(dir=self.at("agent")) as now:
+                now.write(b".")
+                now.flush()
+                silence = int(os.fstat(now.fileno()).st_mtime - beaten)
+        except OSError:
+            return 0
+        return silence if silence >= SILENT / 2 else 0
 
     def agent(self) -> Json | None:
         """Identity of the agent that holds, or last held, the lock."""
@@ -603,8 +623,10 @@ class Agent:
         self.strays: list[list[int]] = []
         self.next_stray_look = 0.0
         self.terminated = False
+        self.next_pulse = 0.0
         self.record: Json = {"run_id": run.run_id, "node": run.node, "attempt": self.attempt, "state": "RUNNING"}
         self.record.update(reason="running", started=time.time(), steps=request.get("steps"), fault=None)
+        self.record.update(held=bool(request.get("held")), where=request.get("where"))
         self.record.update(self.identity)
 
     def save(self, **changes: Any) -> None:
@@ -730,18 +752,46 @@ class Agent:
         self.note_workers(workers)
         return workers, fault
 
+    def pulse(self) -> None:
+        """Say that we live, and remember how to end when another node of the run has failed. Held agents only."""
+        if self.request.get("held") and time.monotonic() >= self.next_pulse:
+            self.next_pulse = time.monotonic() + PULSE
+            with contextlib.suppress(OSError):
+                write_file(self.run.at("agent/pulse"), b"")
+
+    def failed_marker(self) -> str:
+        """Where the first node of the attempt that fails says so to the others, on a file system they share."""
+        return os.path.join(self.request["shared"], f"failed-{self.attempt}") if self.request.get("shared") else ""
+
+    def asked_to_end(self) -> tuple[str, str, Json | None]:
+        """What SIGTERM means. A scheduler's reason is told by a command of the request: a word and a text."""
+        reason, what = "agent_lost", "the agent was asked to end (SIGTERM)"
+        if self.request.get("why"):
+            try:
+                answer = subprocess.run(self.request["why"], stdin=subprocess.DEVNULL, capture_output=True, timeout=10)
+                word, _, text = answer.stdout.decode("utf-8", "replace").strip().partition(" ")
+                if re.match(r"[a-z_]+\Z", word):
+                    reason, what = word, text
+            except (OSError, subprocess.SubprocessError) as error:
+                talk(f"nobody says why: {error}")
+        told = describe_fault(self.run, self.attempt, reason, "agent.log", message=message(what))
+        state = cancelled_state(reason)["state"]
+        return state, reason, told if state == "FAILED" else None
+
     def supervise(self) -> tuple[str, str, Json | None]:
         """Watch until the attempt's outcome is known: state, reason, fault."""
         patience: float | None = None
         while True:
+            self.pulse()
             workers, fault = self.look()
             cancel = self.run.cancel()
             if cancel is not None:
                 verdict = cancelled_state(str(cancel.get("reason") or "cancelled"))
                 return verdict["state"], verdict["reason"], None
             if self.terminated:
-                told = message("the agent was asked to end (SIGTERM)")
-                fault = describe_fault(self.run, self.attempt, "agent_lost", "agent.log", message=told)
+                return self.asked_to_end()
+            if fault is None and self.failed_marker() and os.path.exists(self.failed_marker()):
+                return "FAILED", "peer_failed", None
             if fault is not None:
                 return "FAILED", fault["reason"], fault
             if self.launcher_status is not None:  # with 0: a failure would be a fault
@@ -760,6 +810,9 @@ class Agent:
         if fault is not None:
             self.save(fault=fault)
             self.run.event(self.attempt, "fault", fault=fault)
+            if self.failed_marker():
+                with contextlib.suppress(OSError):
+                    write_file(self.failed_marker(), self.run.node.encode())
         cancel = self.run.cancel() or {}
         grace = float(cancel.get("grace", self.grace))
         report = Ending(self.run, self.attempt, self.identity).run_to_end(grace, self.reap)
@@ -814,8 +867,10 @@ def own_secrets() -> dict[str, str]:
     return secrets_of({name: os.environ[name] for name in names if name in os.environ})
 
 
-def take_lock(run: RunDir) -> int | None:
-    """A descriptor that holds the lock as long as it is open; None when a live agent holds it."""
+def take_lock(run: RunDir, held: bool = False) -> int | None:
+    """A descriptor that holds the lock as long as it is open; None when a live agent holds it. Not every shared file
+    system knows locks: the scheduler that holds an agent sees to it that there is one.
+    """
     handle = os.open(run.at("agent/lock"), os.O_RDWR | os.O_CREAT, 0o644)
     deadline = time.monotonic() + 3.0
     while True:
@@ -827,6 +882,10 @@ def take_lock(run: RunDir) -> int | None:
                 os.close(handle)
                 return None
             time.sleep(0.02)  # the last agent has written its last word and is about to end
+        except OSError as error:
+            if not held or error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            break
     os.ftruncate(handle, 0)
     os.pwrite(handle, json.dumps(own_identity()).encode(), 0)
     return handle
@@ -841,7 +900,7 @@ def prepare_attempt(run: RunDir, request: Json) -> None:
         raise AgentError(
             "protocol", "processes of an earlier attempt cannot be ended", "pid " + pids, "reboot the node"
         )
-    for name in ("agent/cancel", "agent/strays.json"):
+    for name in ("agent/cancel", "agent/strays.json", "agent/pulse"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(run.at(name))
     for name in ("workers", "faults", "logs"):
@@ -861,7 +920,7 @@ def agent_main(run: RunDir, request: Json, answer: int) -> None:
             os.write(answer, json.dumps(value).encode())
         os.close(answer)
 
-    lock = take_lock(run)
+    lock = take_lock(run, bool(request.get("held")))
     if lock is None:
         reply({"error": AgentError("protocol", "the run already has a live agent", str(run.agent())).info})
         return
@@ -957,6 +1016,51 @@ def verb_start(run_dir: str) -> Json:
         why = read_tail(run.at("logs/attempt-{}/agent.log".format(request["attempt"])), 2000).decode("utf-8", "replace")
         raise AgentError("protocol", "the agent gave no answer", why)
     return dict(json.loads(text))
+
+
+def held_request(run: RunDir) -> Json:
+    """The request that a client left in the run directory, with what the scheduler says in the environment. Secrets
+    are read once and deleted, unless attempts follow that nobody else starts (``again``)."""
+    request = read_json(run.at("agent/request.json"))
+    if request is None:
+        raise AgentError("no_run", "nobody asked for a start here", run.at("agent/request.json"))
+    request["held"] = True
+    for name in ("attempt", "master_port"):
+        request[name] = int(os.environ.get("OSTRAIN_" + name.upper()) or request.get(name) or 0)
+    request["secrets"] = read_json(run.at("agent/secrets.json")) or {}
+    if not request.get("again"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(run.at("agent/secrets.json"))
+    return request
+
+
+def verb_hold(run_dir: str) -> int:
+    """As ``start``, but in the foreground until the attempt's end: a scheduler's job step lives exactly as long as its
+    agent, and the scheduler's kill reaches it. Exit code 0: succeeded, 5: cancelled, else 1."""
+    run = RunDir(run_dir)
+    try:
+        run.must_exist()
+        request = held_request(run)
+        attempt = int(request["attempt"])
+        for name in ("agent", f"logs/attempt-{attempt}"):
+            os.makedirs(run.at(name), exist_ok=True)
+        log = os.open(run.at(f"logs/attempt-{attempt}/agent.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except (AgentError, OSError, KeyError, ValueError) as error:
+        talk(f"the attempt cannot be started: {error}")
+        return 1
+    null = os.open(os.devnull, os.O_RDWR)
+    for source, target in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    os.chdir(run.path)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    agent_main(run, request, null)
+    state = run.state()
+    if state.get("attempt") != attempt:
+        return 1
+    if state.get("state") in HELD_EXITS:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(run.at("agent/secrets.json"))
+    return HELD_EXITS.get(str(state.get("state")), 1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1172,11 +1276,17 @@ def status(run_dir: str) -> Json:
     word, reason, fault = state.get("state", "NONE"), state.get("reason", "preparing"), state.get("fault")
     if word == "NONE" and (identity is not None or os.path.exists(run.at("agent/state.json"))):
         word, reason = "RUNNING", "running"  # its record is broken, or not written yet
-    if word == "RUNNING" and not alive:
+    held, silence = bool(state.get("held")), 0
+    if word == "RUNNING" and held:  # maybe on another machine: whether it is lost its scheduler knows
+        silence = run.silence()
+        alive = silence < SILENT
+    elif word == "RUNNING" and not alive:
         verdict = lost(run, state, attempt)
         word, reason, fault = verdict["state"], verdict["reason"], verdict["fault"]
     keys = ("rank", "pid", "state", "exit_code", "signal", "started", "ended")
     workers = [record for record in read_workers(run, attempt) if record.get("role") != "scheduler"]
+    for record in workers if held and word == "RUNNING" else []:
+        record["state"] = "running" if record.get("ended") is None else "ended"
     return {
         "node": run.node,
         "time": time.time(),
@@ -1185,7 +1295,8 @@ def status(run_dir: str) -> Json:
         "attempt": attempt,
         "state": word,
         "reason": reason,
-        "agent": {"alive": alive, "pid": (identity or {}).get("pid")},
+        "agent": {"alive": alive, "pid": (identity or {}).get("pid"), "silence": silence},
+        "where": state.get("where"),
         "fault": fault,
         "workers": [{key: record.get(key) for key in keys} for record in workers],
         "progress": read_progress(run, state.get("steps")),
@@ -1437,8 +1548,11 @@ class Follower:
 def verb_follow(run_dir: str) -> int:
     line = sys.stdin.buffer.readline()
     request = json.loads(line or b"{}")
-    follower = Follower(run_dir, request)
-    keepalive = float(request.get("keepalive") or 0)
+    return pour(Follower(run_dir, request).round, float(request.get("keepalive") or 0))
+
+
+def pour(look: Callable[[], tuple[bool, Iterator[Json]]], keepalive: float) -> int:
+    """Write the frames of one look after another until the last, or until nobody reads."""
     heard = ticked = time.monotonic()
 
     def put(frame: Json) -> None:
@@ -1446,7 +1560,7 @@ def verb_follow(run_dir: str) -> int:
 
     try:
         while True:
-            ending, frames = follower.round()
+            ending, frames = look()
             for frame in frames:
                 put(frame)
                 ticked = time.monotonic()
@@ -1910,9 +2024,11 @@ def main(arguments: list[str]) -> int:
         return verb_worker(rest[1:])
     if verb == "follow" and len(rest) == 1:
         return verb_follow(rest[0])
+    if verb == "hold" and len(rest) == 1:
+        return verb_hold(rest[0])
     if verb in VERBS:
         return run_verb(verb, rest)
-    sys.stderr.write("usage: agent.py {} …\n".format("|".join([*VERBS, "follow", "worker"])))
+    sys.stderr.write("usage: agent.py {} …\n".format("|".join([*VERBS, "follow", "hold", "worker"])))
     return 2
 
 
