@@ -11,7 +11,17 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.testbed import ascend
-from tests.testbed.network import PREFIX, TestbedError, base_lock, claim, destroy, find_program, ip, require_parts
+from tests.testbed.network import (
+    PREFIX,
+    TestbedError,
+    base_lock,
+    claim,
+    destroy,
+    find_program,
+    ip,
+    mount_memory,
+    require_parts,
+)
 from tests.testbed.node import Node
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -52,14 +62,23 @@ class Testbed:
 
     count: how many nodes; npus: stand-in NPUs a node (0: none). expose: folders the nodes' user must be able to
     read though they lie under closed ones. keep: leave it up when this process ends (``destroy`` ends it).
+    disk: size of each node's own file system for its home, in MB of memory; 0: it is the machine's.
     """
 
     __test__ = False
 
     def __init__(
-        self, count: int, *, npus: int = 0, port: int = 22, expose: Sequence[Path | str] = (), keep: bool = False
+        self,
+        count: int,
+        *,
+        npus: int = 0,
+        port: int = 22,
+        expose: Sequence[Path | str] = (),
+        keep: bool = False,
+        disk: int = 0,
     ) -> None:
         require_parts()
+        self.disk = disk
         self.id, self.folder, self.subnet = claim(keep)
         self.home = self.folder / "client"
         self.npus, self.port = npus, port
@@ -116,6 +135,8 @@ class Testbed:
         folder = self.folder / f"node-{number}"
         for name in ("etc", "home", "dev"):
             (folder / name).mkdir(parents=True)
+        if self.disk:
+            mount_memory(folder / "home", self.disk)
         os.chown(folder / "home", UID, UID)
         path = f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin"
         if self.npus:

@@ -122,11 +122,28 @@ def destroy(folder: Path) -> None:
     argv = ["ip", "-force", "-batch", "-"]  # what is gone already is as good
     subprocess.run(argv, input="\n".join(lines) + "\n", capture_output=True, text=True, timeout=30)
     for _ in range(20):
+        unmount_below(folder)
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
             return
         time.sleep(0.05)  # the last process of a node may still be letting go of its mounts
     raise TestbedError(f"{folder} cannot be removed")
+
+
+def mount_memory(folder: Path, megabytes: int) -> None:
+    """A file system of its own for a folder: one that can be filled up without harm to anybody."""
+    argv = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0755", "tmpfs", str(folder)]
+    result = subprocess.run(argv, capture_output=True, text=True, timeout=10)
+    if result.returncode != 0:
+        raise TestbedError(f"mount: {result.stderr.strip()} (does this machine allow mounts?)")
+
+
+def unmount_below(folder: Path) -> None:
+    """Detach what was mounted below a testbed's folder; a file system goes when its last user does."""
+    points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for point in points:
+        if point.startswith(f"{folder}/"):
+            subprocess.run(["umount", "--lazy", point], capture_output=True, timeout=10)
 
 
 def interfaces_of(bed_id: str) -> list[str]:

@@ -42,6 +42,19 @@ def test_nodes_are_apart_and_reach_each_other() -> None:
     assert took < 10
 
 
+def test_a_disk_of_a_nodes_own_can_be_full() -> None:
+    with Testbed(2, disk=16) as bed:
+        full = bed.nodes[0].exec(["sh", "-c", "head -c 20000000 /dev/zero > ~/big; echo $?; stat -c %s ~/big"]).stdout
+        assert full.split()[0] == b"1" and int(full.split()[1]) <= 16 << 20
+        bed.nodes[1].exec(["sh", "-c", "head -c 10000000 /dev/zero > ~/big"])
+        assert (bed.nodes[1].home / "big").stat().st_size == 10_000_000
+        bed.nodes[0].reboot()
+        assert (bed.nodes[0].home / "big").exists()
+        folder = bed.folder
+    assert not folder.exists()
+    assert str(folder) not in Path("/proc/self/mounts").read_text()
+
+
 def has_ping() -> bool:
     return network.find_program("ping") is not None
 
