@@ -13,14 +13,18 @@ from cluster.inventory import ResolvedNode
 from models.config import TaskConfig
 from models.cost import checkpoint_bytes
 from ostrain.environment import Env, Expand, Secret
+from ostrain.launch_files import LaunchFiles
 from ostrain.layout import Layout
 from ostrain.plan import LaunchPlan, NodeAccess, NodePlan, PlanFile
+from ostrain.service_files import service_files
 from ostrain.spec.load import LoadedJob
 from ostrain.templating import Templates
 
 DEFAULT_PORT = 8118
 LARGE_WORLD = 128
 HUGE_WORLD = 1000
+# What has to be on a node's PATH beside bash.
+_STARTERS = {"msrun": ("msrun",), "mpirun": ("mpirun",), "rank_table": ()}
 _MODULES = ("mindspore", "numpy", "av", "safetensors", "tensorboardX", "psutil", "pydantic", "PIL", "yaml")
 Preset = tuple[str, "str | Expand", str]
 
@@ -42,9 +46,11 @@ class _Compiler:
         self.job = job
         self.layout = Layout(job.nodes, job.devices_per_node, degrees.sp, degrees.sp_kind, degrees.zero)
         self.device = inventory.device
-        self.nodes = inventory.resolved()[: job.nodes]
+        self.nodes = inventory.resolved(job.nodes)[: job.nodes]
         self.master = _bare(self.nodes[0].address) if job.nodes > 1 else "127.0.0.1"
         self.secrets: dict[str, str] = {}
+        table = self.loaded.rank_table
+        self.launch = LaunchFiles(self.templates, self.job.launcher, table.text if table is not None else "")
 
     def plan(self) -> LaunchPlan:
         config = PlanFile(f"{self.job.task}.yaml", config_yaml(self.job.config, self.job.name))
@@ -65,12 +71,12 @@ class _Compiler:
             sources=self.loaded.sources,
             secrets=dict(sorted(self.secrets.items())),
             checks=self.checks(),
+            service=self.loaded.inventory.service,
         )
 
     def node(self, index: int, node: ResolvedNode, config: PlanFile) -> NodePlan:
         python = self.job.python or node.python
-        devices = node.devices[: self.job.devices_per_node]
-        launch = self.templates.render("msrun.sh.j2", **self.launch_values(index, node, python, devices))
+        devices = self.devices(index, node)
         return NodePlan(
             name=node.name,
             node_rank=index,
@@ -80,16 +86,20 @@ class _Compiler:
             devices=devices,
             command=("bash", "launch.sh"),
             files=(
-                PlanFile("launch.sh", launch, 0o755),
+                *self.launch.files(self.launch_values(index, node, python, devices)),
                 PlanFile("env.sh", self.env_text(node), 0o600),
                 config,
             ),
         )
 
+    def devices(self, index: int, node: ResolvedNode) -> tuple[int, ...]:
+        """Physical ids by local rank: as the inventory lists them, or as the rank table does."""
+        table = self.loaded.rank_table
+        return table.devices[index] if table is not None else node.devices[: self.job.devices_per_node]
+
     def launch_values(self, index: int, node: ResolvedNode, python: str, devices: tuple[int, ...]) -> dict[str, Any]:
+        """What a launcher's template knows of a node."""
         ascend = self.device == "Ascend"
-        # With every device of the node in its own order the driver's numbering is right as it is.
-        subset = ascend and (devices != node.devices or devices != tuple(range(len(devices))))
         port = self.job.master_port
         return {
             "job": self.job.name,
@@ -104,10 +114,12 @@ class _Compiler:
             "cluster_time_out": 1800 if self.layout.world > LARGE_WORLD else 600,
             "setup": [*node.setup, *self.job.setup],
             "presets": list(self.presets(node)),
-            "visible_devices": ",".join(map(str, devices)) if subset else "",
+            "devices": ",".join(map(str, devices)) if ascend else "",
+            # With every device of the node in its own order the driver's numbering is right as it is.
+            "subset": devices != node.devices or devices != tuple(range(len(devices))),
             "python": python,
             "threads": not ascend,
-            "bind_core": ascend,
+            "bind_cores": ascend and self.job.bind_cores == "auto",
         }
 
     def presets(self, node: ResolvedNode) -> Iterator[Preset]:
@@ -129,9 +141,16 @@ class _Compiler:
                 "7200" if world > HUGE_WORLD else "1200",
                 "seconds to wait for the slowest node",
             )
-            yield "HCCL_EXEC_TIMEOUT", "3600", "seconds a rank may be late: checkpoints, compilation"
-            if _is_ip(node.address):
+            yield (
+                "HCCL_EXEC_TIMEOUT",
+                "3604",
+                "seconds a rank may be late: checkpoints, compilation; 53 x 68 as 910A has it",
+            )
+            version = _ip_version(node.address)
+            if version:
                 yield "HCCL_IF_IP", _bare(node.address), "this node as the others reach it"
+            if version == 6:
+                yield "HCCL_SOCKET_FAMILY", "AF_INET6", "HCCL looks for IPv4 addresses unless told"
             if node.interface:
                 yield "HCCL_SOCKET_IFNAME", f"={node.interface}", "exactly this interface"
 
@@ -165,7 +184,7 @@ class _Compiler:
             "devices": self.common_devices() if self.device == "Ascend" else [],
             "min_free_bytes": max(256 << 20, checkpoint_bytes(self.job.train) if self.job.train is not None else 0),
             "modules": [] if hidden else list(_MODULES),
-            "programs": ["bash"] if hidden else ["bash", "msrun"],
+            "programs": ["bash"] if hidden else ["bash", *_STARTERS[self.job.launcher]],
         }
 
 
@@ -209,9 +228,9 @@ def _bare(address: str) -> str:
     return address[1:-1] if address.startswith("[") and address.endswith("]") else address
 
 
-def _is_ip(address: str) -> bool:
+def _ip_version(address: str) -> int:
+    """4 or 6; 0 for a name."""
     try:
-        ipaddress.ip_address(_bare(address))
+        return ipaddress.ip_address(_bare(address)).version
     except ValueError:
-        return False
-    return True
+        return 0

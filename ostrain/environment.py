@@ -62,7 +62,7 @@ _LAUNCHER_OWNED = {
     "ASCEND_DEVICE_ID": "the launcher numbers the devices",
     "ASCEND_RT_VISIBLE_DEVICES": "the node's `devices` in the inventory say which devices a job may use",
     "DEVICE_ID": "the launcher numbers the devices",
-    "MINDSPORE_HCCL_CONFIG_PATH": "the launcher needs no rank table",
+    "MINDSPORE_HCCL_CONFIG_PATH": "say `launcher: rank_table`, and `rank_table` where the table is a file",
     "MS_NODE_ID": "msrun gives every worker its own",
     "MS_ROLE": "msrun gives every process its own",
     "MS_SCHED_HOST": "the launcher derives it from the first node's address",
@@ -71,9 +71,9 @@ _LAUNCHER_OWNED = {
     "MS_TOPO_TIMEOUT": "msrun sets it from --cluster_time_out",
     "MS_WORKER_IP": "say `address` and `interface` in the inventory",
     "MS_WORKER_NUM": "it follows from nodes x devices_per_node",
-    "RANK_TABLE_FILE": "the launcher decides whether a rank table is used",
+    "RANK_TABLE_FILE": "say `launcher: rank_table`, and `rank_table` where the table is a file",
 }
-_LAUNCHER_PREFIXES = ("OSTRAIN_", "RANK_", "OMPI_COMM_WORLD_")
+_LAUNCHER_PREFIXES = ("OSTRAIN_", "RANK_", "OMPI_COMM_WORLD_", "PMIX_")
 
 
 def name_problem(name: str) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from cluster.inventory import NodePath, Python
 from models.config import LayoutConfig, TaskConfig, TrainConfig
@@ -56,6 +56,11 @@ class LogPolicyConfig(Part):
     message: Line = Field("", description="what people are told then")
 
 
+def _unquoted_off(value: Any) -> Any:
+    """YAML reads ``off`` without quotes as a boolean."""
+    return "off" if value is False else value
+
+
 class RestartConfig(Part):
     """When a run is started again by itself. docs/recovery.md has the whole story."""
 
@@ -64,7 +69,9 @@ class RestartConfig(Part):
     )
     backoff: Duration = Field(5.0, description="wait before a restart; doubled at each further one in a row")
     backoff_max: Duration = Field(300.0, description="the longest wait before a restart")
-    reset_after: Duration = Field(3600.0, description="an attempt that trained for this long makes the counts start anew")
+    reset_after: Duration = Field(
+        3600.0, description="an attempt that trained for this long makes the counts start anew"
+    )
     spares: Annotated[int, Field(ge=0, le=4096)] = Field(
         0, description="nodes of the inventory beyond `nodes` that are kept ready to take a failed node's place"
     )
@@ -92,6 +99,12 @@ class JobSpec(Part):
     nodes: Nodes = Field(1, description="number of nodes")
     devices_per_node: DevicesPerNode = Field(description="devices (workers) on every node")
     launcher: Literal["msrun", "mpirun", "rank_table"] = Field("msrun", description="what starts the workers")
+    bind_cores: Annotated[Literal["auto", "off"], BeforeValidator(_unquoted_off)] = Field(
+        "auto", description="auto: each worker on the cores near its NPU; off: on any core, as CPU workers always are"
+    )
+    rank_table: Line | None = Field(
+        None, description="HCCL rank table for launcher rank_table, a file beside the job; default: made from facts"
+    )
     master_port: MasterPort = Field("auto", description="the scheduler's port; auto picks a free one at each start")
     layout: LayoutConfig = Field(default_factory=LayoutConfig, description="degrees of parallelism; dp = world / sp")
     train: TrainConfig | None = Field(None, description="what is trained; a recipe and the keys that override it")

@@ -17,6 +17,7 @@ from ostrain.spec.job import JobSpec
 from ostrain.spec.merge import fold_layout, key_places, merge_train
 from ostrain.spec.overrides import Override, apply_overrides, parse_overrides
 from ostrain.spec.problems import Mark, Problem, did_you_mean, render_all
+from ostrain.spec.rank_tables import PlacedTable, TableWanted, placed_table, table_problems
 from ostrain.spec.recipes import load_recipe
 from ostrain.spec.resources import find_inventory, find_job, inventory_folders, inventory_names, job_names, shown_path
 from ostrain.spec.translate import validate, validate_what_stands
@@ -26,13 +27,17 @@ NEXT = "correct the places above; docs/jobs.md explains every key, `ostrain sche
 
 @dataclass(frozen=True)
 class LoadedJob:
-    """A valid job. ``tree`` holds every value (recipe, job and overrides merged) with the place it came from."""
+    """A valid job. ``tree`` holds every value (recipe, job and overrides merged) with the place it came from.
+
+    rank_table: for the launcher that reads one.
+    """
 
     path: Path
     job: JobSpec
     inventory: Inventory
     tree: Mapping
     overrides: tuple[str, ...] = ()
+    rank_table: PlacedTable | None = None
 
     def mark(self, *path: str) -> Mark:
         """Where the value at ``path`` was written."""
@@ -84,7 +89,19 @@ def check_tree(
         problems += check_all(Facts(job, tree, inventory, inventory_tree, frozenset(left_out)))
     if problems or job is None or inventory is None:
         return None, problems
-    return LoadedJob(file, job, inventory, tree, texts), problems
+    table, problems = _rank_table(job, inventory, tree, inventory_tree, file)
+    return (None if problems else LoadedJob(file, job, inventory, tree, texts, table)), problems
+
+
+def _rank_table(
+    job: JobSpec, inventory: Inventory, tree: Mapping, inventory_tree: Mapping | None, file: Path
+) -> tuple[PlacedTable | None, list[Problem]]:
+    path = file.resolve().parent / Path(job.rank_table).expanduser() if job.rank_table is not None else None
+    launcher, table = value_mark(tree, ("launcher",)), value_mark(tree, ("rank_table",))
+    facts = value_mark(inventory_tree, ("facts",)) if inventory_tree is not None else launcher
+    wanted = TableWanted(job, inventory, launcher, table, facts, path)
+    problems = table_problems(wanted)
+    return (None, problems) if problems or job.launcher != "rank_table" else placed_table(wanted)
 
 
 def _job_file(path: Path) -> Path:
@@ -152,4 +169,7 @@ def _inventory(tree: Mapping, job_file: Path) -> tuple[Inventory | None, Mapping
     inventory, problems, _ = validate(Inventory, document)
     if inventory is not None:
         problems = inventory_problems(inventory, document)
+        if inventory.facts is not None:
+            folder = file.resolve().parent / Path(inventory.facts).expanduser()
+            inventory = inventory.model_copy(update={"facts": str(folder)})
     return inventory, document, problems

@@ -269,7 +269,7 @@ def test_environment_of_ascend_nodes_and_setup_scripts(tmp_path: Path) -> None:
     environ = node.seen(FROM_SETUP="old")["environ"]
     assert isinstance(environ, dict)
     wanted = {
-        "FROM_SETUP": ":s", "SUM": ":s+", "HCCL_CONNECT_TIMEOUT": "7", "HCCL_EXEC_TIMEOUT": "3600", "HOSTNAME": "b",
+        "FROM_SETUP": ":s", "SUM": ":s+", "HCCL_CONNECT_TIMEOUT": "7", "HCCL_EXEC_TIMEOUT": "3604", "HOSTNAME": "b",
         "HCCL_IF_IP": "192.0.2.2", "HCCL_SOCKET_IFNAME": "=eth9", "GLOO_SOCKET_IFNAME": "eth9",
         "ASCEND_RT_VISIBLE_DEVICES": "4,5", "ASCEND_PROCESS_LOG_PATH": f"{node.run_dir}/logs/attempt-0/plog",
     }  # fmt: skip
@@ -292,10 +292,18 @@ def test_a_backend_may_say_at_the_start_which_node_this_is(tmp_path: Path) -> No
     assert refused.returncode == 2 and "OSTRAIN_NODE_RANK is one, which is no number" in refused.stderr
 
 
-def test_all_devices_of_a_node_need_no_selection(tmp_path: Path) -> None:
-    write_inventory(tmp_path)
-    _, plan = compiled(write_job(tmp_path, head=HEAD))
-    assert "ASCEND_RT_VISIBLE_DEVICES=" not in plan.nodes[0].files[0].text
+def test_all_devices_of_a_node_need_no_selection_unless_a_backend_chose(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    write_inventory(tmp_path, INVENTORY.replace("/opt/py/bin/python", f"'{node.python}'"))
+    node.stage(compiled(write_job(tmp_path, head=HEAD))[1].nodes[0])
+    environ = node.seen(ASCEND_RT_VISIBLE_DEVICES="3")["environ"]
+    assert isinstance(environ, dict) and "ASCEND_RT_VISIBLE_DEVICES" not in environ
+    chosen = "8,9,10,11,12,13,14,15"
+    environ = node.seen(OSTRAIN_DEVICES=chosen)["environ"]
+    assert isinstance(environ, dict) and environ["ASCEND_RT_VISIBLE_DEVICES"] == chosen
+    for wrong, words in (("0,1", "8 workers, but the devices are 0,1"), ("0,,1", "no list of ids")):
+        refused = node.launch(check=False, OSTRAIN_DEVICES=wrong)
+        assert refused.returncode == 2 and words in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_a_job_with_its_recipe_merged(tmp_path: Path) -> None:
         ("nodes: 0\n", (4, 8, "0"), "it has to be at least 1"),
         ("nodes:\n", (4, 1, "nodes"), "nodes needs a whole number, not nothing"),
         ("launcher: msrum\n", (4, 11, "msrum"), "not one of msrun, mpirun, rank_table; did you mean 'msrun'?"),
-        ("launcher: mpirun\n", (4, 11, "mpirun"), "starts workers with msrun only"),
+        ("rank_table: t.json\n", (4, 13, "t.json"), "no table is read with launcher msrun"),
         ("master_port: 80\n", (4, 14, "80"), "at least 1024"),
         ("master_port: any\n", (4, 14, "any"), "needs auto or a whole number"),
         ("layout: [4]\n", (4, 9, "[4]"), "layout needs a mapping, not a list"),
