@@ -79,11 +79,12 @@ def test_ssh_libraries_stay_in_the_ssh_files() -> None:
     users = [
         path.name for path in sources("cluster") if {"paramiko", "fabric"} & {n.split(".")[0] for n in imports(path)}
     ]
-    assert users == ["known_hosts.py", "ssh.py", "ssh_errors.py"]
+    assert users == ["host_keys.py", "known_hosts.py", "ssh.py", "ssh_errors.py"]
 
 
-def test_the_agent_needs_nothing_but_python() -> None:
-    foreign = {name.split(".")[0] for name in imports(ROOT / "cluster" / "agent.py")} - set(sys.stdlib_module_names)
+@pytest.mark.parametrize("name", ["agent.py", "inspector.py"])
+def test_what_is_sent_to_nodes_needs_nothing_but_python(name: str) -> None:
+    foreign = {one.split(".")[0] for one in imports(ROOT / "cluster" / name)} - set(sys.stdlib_module_names)
     assert not foreign
 
 
@@ -104,7 +105,7 @@ def test_links_and_named_files_exist(path: Path) -> None:
 
 
 def test_files_stay_readable() -> None:
-    # The agent has to be one file: it is copied to nodes as such.
+    # Agent and inspector have to be one file each: they are copied to nodes as such.
     long = {str(p.relative_to(ROOT)): n for folder in ("ostrain", "cluster", "models") for p in sources(folder)
-            if (n := len(p.read_text().splitlines())) > 500 and p.name != "agent.py"}  # fmt: skip
+            if (n := len(p.read_text().splitlines())) > 500 and p.name not in ("agent.py", "inspector.py")}  # fmt: skip
     assert not long
