@@ -53,10 +53,11 @@ def attach(plan: LaunchPlan, loaded: LoadedJob) -> LaunchPlan:
         )
         for node in nodes[loaded.job.nodes : loaded.job.nodes + restart.spares]
     )
+    # As texts: the order of buckets and variables is part of what they say, and a plan's JSON sorts its keys.
     job = {
         "path": str(loaded.path.resolve()),
-        "job": loaded.job.model_dump(mode="json"),
-        "inventory": loaded.inventory.model_dump(mode="json"),
+        "job": loaded.job.model_dump_json(),
+        "inventory": loaded.inventory.model_dump_json(),
     }
     return dataclasses.replace(plan, spares=spares, restart=restart.model_dump(mode="json"), job=job)
 
@@ -95,7 +96,7 @@ def recompiled(plan: LaunchPlan, nodes: Sequence[str], fit: Fit | None) -> Launc
     fit: the layout where it is not the job's own. Values of secrets are not needed and not known here.
     """
     job = _job(plan.job)
-    inventory = Inventory.model_validate(plan.job["inventory"])
+    inventory = Inventory.model_validate_json(plan.job["inventory"])
     by_name = {node.name: node for node in inventory.nodes}
     chosen = [by_name[name] for name in nodes]
     others = [node for node in inventory.nodes if node.name not in nodes]
@@ -111,7 +112,7 @@ def recompiled(plan: LaunchPlan, nodes: Sequence[str], fit: Fit | None) -> Launc
 
 
 def _job(stored: dict[str, Any]) -> JobSpec:
-    return JobSpec.model_validate(stored["job"])
+    return JobSpec.model_validate_json(stored["job"])
 
 
 def _fitted(job: JobSpec, fit: Fit) -> JobSpec:
@@ -133,7 +134,7 @@ def _fits_memory(plan: LaunchPlan, shape: Shape) -> bool:
         return True
     from ostrain.spec.data_checks import memory_problems
 
-    inventory = Inventory.model_validate(plan.job["inventory"])
+    inventory = Inventory.model_validate_json(plan.job["inventory"])
     memories = [node.device_memory for node in inventory.resolved() if node.device_memory]
     limit = job.train.max_device_memory or min(memories, default=0)
     dtype = "fp32" if inventory.device == "CPU" else ""
