@@ -57,7 +57,8 @@ class Ranks(World):
                 where="environment RANK_ID",
                 next_step="start all workers with one launcher",
             )
-        self.leader = os.environ.get("DEVICE_ID", "0") == "0"
+        # With a rank table DEVICE_ID is a physical id, and a node's first device may be any.
+        self.leader = os.environ.get("OSTRAIN_LOCAL_RANK", os.environ.get("DEVICE_ID", "0")) == "0"
         self._reduce = ops.AllReduce(ops.ReduceOp.SUM)
         self._broadcasts = {0: ops.Broadcast(0)}
         self._all_gather = ops.AllGather()
