@@ -22,7 +22,7 @@ from tests.faults.injector import TestbedInjector
 from tests.testbed import Testbed
 
 NODES, SPARES = 4, 1
-DISK = 96  # MB of each node; a run of this size takes less than 20
+DISK = 512  # MB of each node; a run of this size takes less than 40, the check before it wants 300 free
 STEPS, EVERY = 24, 4
 SETTINGS = (
     *SMALL,
