@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
+
+SHARED_FROM = 64 << 10  # characters
 
 
 @dataclass(frozen=True)
@@ -80,12 +84,17 @@ class LaunchPlan:
     job: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True)
+        """A large text that several nodes have (a rank table) stands once, under ``shared``: SHA-256 -> text. Where it
+        belongs a file has ``shared`` in place of ``text``."""
+        data = dataclasses.asdict(self)
+        shared = _share_texts([*data["nodes"], *data["spares"]])
+        return json.dumps({**data, **({"shared": shared} if shared else {})}, indent=2, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> LaunchPlan:
         data = json.loads(text)
-        parts = {key: tuple(_node(node) for node in data.get(key, ())) for key in ("nodes", "spares")}
+        shared = data.pop("shared", {})
+        parts = {key: tuple(_node(node, shared) for node in data.get(key, ())) for key in ("nodes", "spares")}
         return cls(**{**data, **parts})
 
     def node(self, name: str) -> NodePlan:
@@ -102,7 +111,25 @@ class LaunchPlan:
         return dataclasses.replace(self, nodes=nodes)
 
 
-def _node(data: dict[str, Any]) -> NodePlan:
+def _share_texts(nodes: list[dict[str, Any]]) -> dict[str, str]:
+    """Take large texts that stand more than once out of the nodes' files. Returns them by their hash."""
+    files = [file for node in nodes for file in node["files"] if len(file["text"]) >= SHARED_FROM]
+    counts = Counter(file["text"] for file in files)
+    names = {
+        text: hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        for text, count in counts.items()
+        if count > 1
+    }
+    for file in files:
+        if file["text"] in names:
+            file["shared"] = names[file.pop("text")]
+    return {name: text for text, name in names.items()}
+
+
+def _node(data: dict[str, Any], shared: dict[str, str]) -> NodePlan:
     made = {key: tuple(data[key]) for key in ("ranks", "devices", "command")}
-    files = tuple(PlanFile(**file) for file in data["files"])
+    files = tuple(
+        PlanFile(file["path"], shared[file["shared"]] if "shared" in file else file["text"], file["mode"])
+        for file in data["files"]
+    )
     return NodePlan(**{**data, **made, "access": NodeAccess(**data["access"]), "files": files})
