@@ -29,13 +29,15 @@ class Seen:
     """What was seen of a run so far. Times are this machine's.
 
     losses: attempt -> step -> (loss, gradient norm), the same on every rank. first_seen: attempt -> step -> when.
-    statuses: node -> its newest status object. checkpoints: steps that were committed, by attempt.
+    statuses: node -> its newest status object. checkpoints: steps that were committed, by attempt. records: rank -> its
+    lines of metrics, in order.
     """
 
     losses: dict[int, dict[int, tuple[float | None, float | None]]] = field(default_factory=dict)
     first_seen: dict[int, dict[int, float]] = field(default_factory=dict)
     statuses: dict[str, dict[str, Any]] = field(default_factory=dict)
     checkpoints: dict[int, set[int]] = field(default_factory=dict)
+    records: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
 
     def newest_step(self, attempt: int) -> int:
         return max(self.losses.get(attempt, {}), default=0)
@@ -141,6 +143,8 @@ class Watcher:
                     self._event(record)
                 elif "loss" in record:
                     self._step(record, now)
+                    rank = int(chunk.path.rpartition("-")[2].partition(".")[0])
+                    self.seen.records.setdefault(rank, []).append(record)
 
     def _event(self, record: dict[str, Any]) -> None:
         if record.get("event") == "checkpoint_saved":
