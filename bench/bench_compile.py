@@ -3,7 +3,8 @@
 ``python -m bench compile`` (or ``python -m bench.bench_compile --nodes 1280``). JSON lines: processor seconds (others
 may use the machine) of each step at a quarter, at half and at all of the nodes, median and spread of several runs, each
 with cold caches; by how much more than the nodes the whole grows (1 where time is linear); the peak memory, of a
-process of its own; and beside them, on the same nodes, what merge_hccl.py does with one file a node: load, number anew, write.
+process of its own; and beside them, on the same nodes, what merge_hccl.py does with one file a node: load, number anew,
+write.
 
 "all" is what one job costs: its files read, its rank table made and checked, and the launch files of every launcher.
 Exits with 1 if that takes 2 s or 500 MB, or if time grows by more than twice as much as the nodes.

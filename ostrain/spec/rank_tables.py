@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.inventory import Inventory, ResolvedNode
-from ostrain.errors import OstrainError
+from ostrain.errors import OstrainError, SpecError
 from ostrain.spec.document import DocumentError
 from ostrain.spec.job import JobSpec
-from ostrain.spec.problems import Mark, Problem
+from ostrain.spec.problems import Mark, Problem, Source, render_all
 
 if TYPE_CHECKING:
     from ostrain.ranktable import Document, Report
@@ -77,8 +78,27 @@ def placed_table(wanted: TableWanted) -> tuple[PlacedTable | None, list[Problem]
     return _from_inventory(wanted)
 
 
+def remade_table(job: JobSpec, inventory: Inventory, path: Path) -> PlacedTable | None:
+    """The table of a job that was moved to other nodes; None where its launcher reads none.
+
+    A file that the job names is of the nodes it was made for: what the inventory's nodes said comes first here.
+    Raises SpecError. path: of the job's file.
+    """
+    if job.launcher != "rank_table":
+        return None
+    own = path.parent / Path(job.rank_table).expanduser() if job.rank_table is not None else None
+    here = Mark(Source(str(path), ""))
+    wanted = TableWanted(job, inventory, here, here, here, own if inventory.facts is None else None)
+    problems = table_problems(wanted)
+    table, found = placed_table(wanted) if not problems else (None, problems)
+    if table is None:
+        step = "say `facts: FOLDER` in the inventory (ostrain ranktable make --save-facts), or use msrun"
+        raise SpecError(render_all(found), what="no rank table for the nodes the run is to move to", next_step=step)
+    return table
+
+
 def _from_file(wanted: TableWanted, path: Path) -> tuple[PlacedTable | None, list[Problem]]:
-    from ostrain.ranktable import Expected, check, read
+    from ostrain.ranktable import check, read
 
     try:
         document = read(str(path))
@@ -86,7 +106,7 @@ def _from_file(wanted: TableWanted, path: Path) -> tuple[PlacedTable | None, lis
         return None, error.problems
     except OstrainError as error:
         return None, [Problem(wanted.table, f"{error.what}: {error.why}")]
-    report = check(document, Expected(devices_per_node=wanted.job.devices_per_node))
+    report = check(document)
     problems = list(_refused(document, report)) or list(_misplaced(wanted, report, document))
     if problems:
         return None, problems
@@ -100,12 +120,11 @@ def _refused(document: Document, report: Report) -> Iterator[Problem]:
     errors = sorted(
         ((place(finding, document), finding) for finding in report.findings.errors), key=lambda p: p[0].order
     )
-    for mark, finding in errors[:SHOWN]:
+    more = f" (and {len(errors) - SHOWN} more; `ostrain ranktable check {document.name}` tells all)"
+    for number, (mark, finding) in enumerate(errors[:SHOWN], 1):
         code = f" (HCCL: {finding.rule.codes[0]})" if finding.rule.codes else ""
-        yield Problem(mark, f"{finding.message}{code}; {finding.next_step}")
-    if len(errors) > SHOWN:
-        message = f"and {len(errors) - SHOWN} more; `ostrain ranktable check {document.name}` tells all"
-        yield Problem(Mark(document.source), message)
+        rest = more if number == SHOWN < len(errors) else ""
+        yield Problem(mark, f"{finding.message}{code}; {finding.next_step}{rest}")
     if not errors and report.kind == "group":
         message = "the old ModelArts format has no ranks; `ostrain ranktable convert FILE --to 1.0` gives it some"
         yield Problem(document.key_mark(("group_list",)), message)
@@ -114,14 +133,18 @@ def _refused(document: Document, report: Report) -> Iterator[Problem]:
 def _misplaced(wanted: TableWanted, report: Report, document: Document) -> Iterator[Problem]:
     """A good table, but of other ranks, servers or devices than the job's."""
     world = wanted.job.nodes * wanted.job.devices_per_node
-    if report.devices != world:
+    per_server = {len(server.devices) for server in report.servers}
+    if report.devices != world or per_server - {wanted.job.devices_per_node}:
         key = "rank_list" if report.kind == "2.0" else "server_list"
         make = (
             f"`ostrain ranktable make --cluster {wanted.inventory.name} --nodes {wanted.job.nodes}` makes one that fits"
         )
-        yield Problem(document.key_mark((key,)), f"the table has {report.devices} ranks, the job {world}; {make}")
+        count = len(report.servers)
+        there = f"{report.devices} ranks" + (f" on {count} server{'s' * (count != 1)}" if count else "")
+        asked = f"{world} on {wanted.job.nodes} nodes" if wanted.job.nodes > 1 else f"{world} on one node"
+        yield Problem(document.key_mark((key,)), f"the table has {there}, the job {asked}; {make}")
         return
-    for path, message in _places(wanted, report):
+    for path, message in islice(_places(wanted, report), SHOWN):
         yield Problem(document.mark(path), message)
 
 
@@ -139,6 +162,7 @@ def _places(wanted: TableWanted, report: Report) -> Iterator[tuple[tuple[str | i
         elif named != index:
             message = f"server {server.name} holds rank {ranks[0]}, which the job places on {node.name}; "
             yield path, message + "order the inventory's nodes as the table's servers, or make the table anew"
+            return
         other = sorted(set(server.ids) - set(node.devices))
         if named == index and other:
             message = f"device {other[0]} of {node.name} is not among its `devices` in the inventory"

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import ostrain.spec.load
+from bench.bench_ranktable import transcript
 from cluster.inventory import local_inventory
 from ostrain.cli.render import render
 from ostrain.errors import OstrainError
@@ -50,7 +51,7 @@ def golden(name: str, text: str) -> None:
     assert wanted == text, "\n".join(lines)
 
 
-def first_and_last(plan: LaunchPlan, suffix: str = "") -> str:
+def first_and_last(plan: LaunchPlan, suffix: str | tuple[str, ...] = "") -> str:
     """Files of the first and the last node; only those with ``suffix``, where a recipe's values do not matter."""
     parts = []
     for path, mode, nodes, text in distinct_files(plan):
@@ -72,6 +73,23 @@ def test_golden_os12_stage3() -> None:
 def test_golden_hostile_values(tmp_path: Path) -> None:
     _, plan = compiled(hostile_job(tmp_path))
     golden("hostile.txt", first_and_last(plan, ".sh"))
+
+
+@pytest.mark.parametrize("launcher", ["msrun", "mpirun", "rank_table"])
+@pytest.mark.parametrize("device", ["Ascend", "CPU"])
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_golden_launchers(tmp_path: Path, launcher: str, device: str, nodes: int) -> None:
+    said = tmp_path / "clusters" / "said"
+    said.mkdir(parents=True)
+    for number, node in enumerate("ab"):
+        (said / f"{node}.txt").write_text(transcript(number, 8))
+    inventory = INVENTORY.replace("device: Ascend", f"device: {device}\nfacts: said")
+    write_inventory(tmp_path, inventory.replace("devices: 8", "devices: [4, 5, 6, 7], interface: eth1"))
+    text = f'launcher: {launcher}\nenv: {{A: "it\'s", HF: {{secret: tok}}, P: {{expand: "$HOME/x"}}}}\n'
+    text += "setup: [/opt/set_env.sh]\n"
+    head = f"name: j\ncluster: duo\nnodes: {nodes}\ndevices_per_node: 2\n"
+    _, plan = compiled(write_job(tmp_path, text, head=head))
+    golden(f"launchers/{launcher}-{device.lower()}-{nodes}.txt", first_and_last(plan, (".sh", ".json")))
 
 
 def test_text_shows_shared_files_once_and_says_where_they_are(tmp_path: Path) -> None:
