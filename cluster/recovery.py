@@ -45,7 +45,7 @@ class NodeRecovery:
 
         def one(node: NodePlan) -> list[str]:
             client = self._backend.client(node)
-            script = b'PATH=$PATH:/usr/local/bin:/usr/local/sbin; command -v npu-smi >/dev/null || exit 0; npu-smi info'
+            script = b"PATH=$PATH:/usr/local/bin:/usr/local/sbin; command -v npu-smi >/dev/null || exit 0; npu-smi info"
             result = client.transport.run(["sh", "-s"], script, timeout=timeout)
             return device_holders(result.stdout.decode("utf-8", "replace"), node.devices)
 

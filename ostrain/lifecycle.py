@@ -49,7 +49,7 @@ def submit(
     say: Say,
 ) -> Run:
     """Check the nodes, stage and start a new run. Whatever fails, no process and no file of it stays behind."""
-    raise_failures("the check", backend.probe(plan))
+    raise_failures("the check", backend.probe(plan.everywhere()))
     run = store.add(plan, job_path, str(bundle))
     try:
         _stage_and_start(backend, run, bundle, secrets, say)
@@ -64,13 +64,17 @@ def _stage_and_start(backend: Backend, run: Run, bundle: Path, secrets: Mapping[
     count = len(run.plan.nodes)
     say(f"staging {run.run_id} on {count} node{'s' if count > 1 else ''}")
     raise_failures("staging", backend.stage(ref, bundle))
+    if run.attempt == 1 and run.plan.spares:
+        say(f"staging {len(run.plan.spares)} spare{'s' if len(run.plan.spares) > 1 else ''}")
+        spares = run.plan.only({node.name for node in run.plan.spares})
+        raise_failures("staging the spares", backend.stage(RunRef(run.run_id, spares), bundle))
     say(f"starting {run.plan.world} workers")
     raise_failures("the start", backend.start(ref, run.attempt, secrets))
 
 
 def _undo(store: Store, backend: Backend, run: Run, say: Say) -> None:
     """Take back a submit that failed or was interrupted half way."""
-    ref = RunRef(run.run_id, run.plan)
+    ref = RunRef(run.run_id, run.plan.everywhere())
     stopped = _without_missing(backend.stop(ref, grace=2.0, reason="start_failed"))
     removed = _without_missing(backend.remove(ref))
     left = sorted({name for name, one in [*stopped.items(), *removed.items()] if isinstance(one, NodeError)})
@@ -82,7 +86,10 @@ def _undo(store: Store, backend: Backend, run: Run, say: Say) -> None:
 
 
 def resume(store: Store, backend: Backend, run: Run, *, secrets: Mapping[str, str], say: Say) -> Run:
-    """Start the next attempt of a run that has ended; the payload goes on from its newest complete checkpoint."""
+    """Start the next attempt of a run that has ended; the payload goes on from its newest complete checkpoint.
+
+    A run that its supervisor had given up gets all its restarts again; nodes that were excluded stay so until it needs
+    them."""
     status = refresh(store, run, backend)
     if status.state is State.SUCCEEDED:
         raise OstrainError(f"run {run.run_id} has succeeded; there is nothing to resume", exit_code=ExitCode.USAGE)
@@ -92,6 +99,8 @@ def resume(store: Store, backend: Backend, run: Run, *, secrets: Mapping[str, st
             next_step=f"ostrain cancel {run.run_id}, then resume",
             exit_code=ExitCode.USAGE,
         )
+    if run.supervision:
+        store.remember(run.run_id, {**run.supervision, "restarts": 0, "faults": [], "gave_up": ""})
     raise_failures("the check", backend.probe(run.plan))
     claimed = store.claim(store.get(run.run_id), run.attempt + 1)
     ref = RunRef(run.run_id, run.plan)
@@ -151,14 +160,16 @@ class Cancelled:
 
 def cancel(store: Store, backend: Backend, run: Run, *, grace: float) -> Cancelled:
     """End every process of a run, and only of it. A run that had ended keeps its state; leftovers are still swept."""
+    store.want(run.run_id, "cancel")  # its supervisor must not start what is ended here
     before = RunStatus.from_run(run) if run.settled else refresh(store, run, backend)
-    answers = backend.stop(RunRef(run.run_id, run.plan), grace=grace)
+    answers = backend.stop(RunRef(run.run_id, run.plan.everywhere()), grace=grace)
     reports = {name: answer for name, answer in answers.items() if not isinstance(answer, NodeError)}
     errors = {
         name: answer for name, answer in answers.items() if isinstance(answer, NodeError) and answer.kind != "no_run"
     }
     outcome = Cancelled(run.run_id, reports, errors)
-    if not errors and (not before.state.final or outcome.survivors):
+    given_up = set(run.supervision.get("excluded", {})) - {node.name for node in run.plan.nodes}
+    if not set(errors) - given_up and (not before.state.final or outcome.survivors):
         _record_cancel(store, backend, run, outcome)
     return outcome
 
@@ -179,6 +190,6 @@ def remove(store: Store, backend: Backend, run: Run) -> None:
             next_step=f"ostrain cancel {run.run_id}, then rm",
             exit_code=ExitCode.USAGE,
         )
-    answers = backend.remove(RunRef(run.run_id, run.plan))
+    answers = backend.remove(RunRef(run.run_id, run.plan.everywhere()))
     raise_failures("the removal", _without_missing(answers), note="the run is kept in the list")
     store.delete(run.run_id)

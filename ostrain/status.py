@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cluster.backend import Backend, NodeError, PerNode, RunRef
 from ostrain.states import REASONS, ExitCode, State
-from ostrain.store import Run, Store, owner_alive
+from ostrain.store import Run, Store, owner_alive, process_identity
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _decide(
     if len(current) == expected or some_unreachable:
         return (State.RUNNING, "running", None) if states else (run.state, run.reason, None)
     if owner_alive(run.owner):
-        return State.PREPARING, "preparing", None
+        return State.PREPARING, "recovering" if run.reason == "recovering" else "preparing", None
     # A node never began this attempt and nobody is left who would start it.
     missing = "the submitting client ended before every node had started, or a run directory was deleted since"
     return (
@@ -158,8 +159,37 @@ def refresh(store: Store, run: Run, backend: Backend, *, timeout: float = 10.0) 
     if run.settled:
         return RunStatus.from_run(run)
     answers = backend.poll(RunRef(run.run_id, run.plan), timeout=timeout)
-    status = derive(run, answers, time.time())
+    status = _mended(run, derive(run, answers, time.time()))
     stored = store.record(run, status.state, status.reason, status.settled, status.as_dict())
     if stored.attempt != run.attempt or (stored.settled and not status.settled):
         return RunStatus.from_run(stored)
     return status
+
+
+def _mended(run: Run, status: RunStatus) -> RunStatus:
+    """A failed attempt of a run whose supervisor is at work is not the run's end: it decides what follows."""
+    if status.state is not State.FAILED or not run.supervised or run.supervisor == process_identity(os.getpid()):
+        return status
+    return replace(status, state=State.PREPARING, reason="recovering", settled=False)
+
+
+def supervision_of(run: Run) -> dict[str, Any] | None:
+    """Who supervises a run, and what came of it; None where the job asks for no supervision.
+
+    alive: whether a supervisor is at work; restarts: in a row, of ``max``; total: ever; excluded: node -> reason.
+    """
+    restart = run.plan.restart
+    if not restart.get("max"):
+        return None
+    memory = run.supervision
+    excluded = {name: one["reason"] for name, one in memory.get("excluded", {}).items()}
+    return {
+        "alive": run.supervised,
+        "pid": int(run.supervisor.split(":")[0]) if run.supervised else None,
+        "max": restart["max"],
+        "restarts": memory.get("restarts", 0),
+        "total": memory.get("total", 0),
+        "excluded": excluded,
+        "spares": [node.name for node in run.plan.spares if node.name not in excluded],
+        "gave_up": memory.get("gave_up", ""),
+    }

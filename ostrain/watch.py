@@ -63,7 +63,7 @@ def watch(store: Store, backend: Backend, run: Run) -> Iterator[News]:
             phase = now
             yield Phase(phase)
         if isinstance(item, Chunk):
-            yield from _lines(assembler, item)
+            yield from lines_of(assembler, item)
         elif isinstance(item, FollowLost):
             state = "is given up" if item.final else "is tried again"
             yield Notice(f"node {item.node}: the stream broke and {state}: {item.error.what}")
@@ -85,7 +85,8 @@ def _phase(news: NodeNews, attempt: int) -> str:
     return str(beat.get("phase", "")) if news.status.get("attempt") == attempt else ""
 
 
-def _lines(assembler: LineAssembler, chunk: Chunk) -> Iterator[News]:
+def lines_of(assembler: LineAssembler, chunk: Chunk) -> Iterator[News]:
+    """The steps and events that a chunk completes."""
     for line in assembler.feed(chunk):
         try:
             record = json.loads(line.text)

@@ -15,8 +15,10 @@ COMMANDS = {
     "status": ("ostrain.cli.status", "Tell the state of a run, and the first fault where it failed."),
     "logs": ("ostrain.cli.logs", "Show or follow the logs of all nodes."),
     "stuck": ("ostrain.cli.stuck", "Ask every rank where it is, and name the odd one."),
+    "why": ("ostrain.cli.why", "Name the first fault of a run, with what followed, and explain it."),
     "cancel": ("ostrain.cli.cancel", "End every process of a run, and only of it."),
     "resume": ("ostrain.cli.resume", "Start a run that has ended again, from its newest checkpoint."),
+    "supervise": ("ostrain.cli.supervise", "Watch a run and start it again when it fails; adopt one."),
     "sample": ("ostrain.cli.sample", "Sample images and videos from prompts on this machine."),
     "eval": ("ostrain.cli.evaluate", "Measure an autoencoder: PSNR, SSIM and LPIPS of its reconstructions."),
     "data": ("ostrain.cli.data", "Make, check and count annotations; encode captions and clips."),
@@ -61,7 +63,7 @@ class LazyGroup(click.Group):
 
 
 EPILOG = (
-    "Exit codes: 0 ok, 1 run failed, 2 usage, 3 preflight, 4 node unreachable, 5 cancelled, 7 survivors, "
+    "Exit codes: 0 ok, 1 run failed, 2 usage, 3 preflight, 4 node unreachable, 5 cancelled, 6 hung, 7 survivors, "
     "70 fault in ostrain, 130 interrupted."
 )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ostrain.cli.common import opened_run, resolved_secrets
-from ostrain.cli.submit import watch_to_the_end
+from ostrain.cli.submit import after_start, follow_run
 from ostrain.lifecycle import resume as resume_run
 from ostrain.talk import next_commands, say
 
@@ -23,7 +23,9 @@ def resume(run: str, follow: bool, report: Path | None) -> int:
         started = resume_run(store, backend, found, secrets=secrets, say=say)
         click.echo(started.run_id)
         if follow:
-            return watch_to_the_end(store, backend, started, report)
+            return follow_run(store, backend, started, report)
+        if started.plan.restart:
+            return after_start(store, started)
     commands = [(f"ostrain status {started.run_id}", "state, step, workers"),
                 (f"ostrain logs -f {started.run_id}", "the logs of all nodes")]  # fmt: skip
     say(f"attempt {started.attempt} runs\n" + next_commands(commands))

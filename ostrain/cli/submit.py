@@ -40,7 +40,7 @@ def submit(
     secrets = resolved_secrets(plan)
     with opened_backend(plan) as backend:
         if dry_run:
-            raise_failures("the check", backend.probe(plan))
+            raise_failures("the check", backend.probe(plan.everywhere()))
             say(f"{plan.name}: {plan.world} workers on {len(plan.nodes)} nodes would start; every check passed")
             return int(ExitCode.OK)
         from cluster.bundle import build_bundle
@@ -52,7 +52,9 @@ def submit(
             else:
                 click.echo(run.run_id)
             if follow:
-                return watch_to_the_end(store, backend, run, report, tell=say if as_json else click.echo)
+                return follow_run(store, backend, run, report, as_json=as_json)
+            if plan.restart:
+                return after_start(store, run)
     say(next_commands(after_submit(run.run_id)))
     return int(ExitCode.OK)
 
@@ -66,7 +68,28 @@ def compiled(job: Path, overrides: tuple[str, ...]) -> LaunchPlan:
     problems = check_runnable(loaded)
     if problems:
         raise SpecError(problems)
-    return compile_plan(loaded)
+    plan = compile_plan(loaded)
+    if loaded.job.restart.max == 0:
+        return plan
+    from ostrain.supervisor.resolved import attach
+
+    return attach(plan, loaded)
+
+
+def follow_run(store: Store, backend: Backend, run: Run, report: Path | None, *, as_json: bool = False) -> int:
+    """Show a run to its end; supervise it meanwhile where its job wants that."""
+    if not run.plan.restart:
+        return watch_to_the_end(store, backend, run, report, tell=say if as_json else click.echo)
+    from ostrain.cli.supervise import in_the_foreground
+
+    return in_the_foreground(store, backend, run, report, as_json=as_json)
+
+
+def after_start(store: Store, run: Run) -> int:
+    """A supervisor in the background for a run that nobody follows."""
+    from ostrain.cli.supervise import detached
+
+    return detached(store, run)
 
 
 def after_submit(run_id: str) -> list[tuple[str, str]]:
@@ -87,7 +110,7 @@ def watch_to_the_end(
     from ostrain.progress import progress_for
     from ostrain.watch import Step, settle, watch
 
-    records = []
+    records: list[dict[str, object]] = []
     try:
         with progress_for(run.plan.steps, terminal=sys.stderr.isatty()) as progress:
             for news in watch(store, backend, run):
@@ -98,7 +121,14 @@ def watch_to_the_end(
     except KeyboardInterrupt:
         say(f"\nstopped watching; the run goes on\n{next_commands(after_submit(run.run_id))}")
         return int(ExitCode.INTERRUPTED)
-    _close(run, told, records, report or state_dir() / "reports" / run.run_id, tell)
+    return close_watch(run, told, records, report, as_json=tell is say)
+
+
+def close_watch(
+    run: Run, told: RunStatus, records: list[dict[str, object]], report: Path | None, *, as_json: bool = False
+) -> int:
+    """The last words on a run that was watched to its end; its exit code."""
+    _close(run, told, records, report or state_dir() / "reports" / run.run_id, say if as_json else click.echo)
     if not told.state.final:
         say("the nodes stopped answering before the run's end was seen")
         return int(ExitCode.UNREACHABLE)

@@ -24,6 +24,7 @@ EVENTS = {
     "answers": "that node answers again",
     "detected": "a fault: node, rank and reason of the first one of the attempt",
     "stuck": "who holds the others up: node, rank and the frame it is in",
+    "evidence": "a line in the attempt's logs that a log policy fits; it decides",
     "decided": "what follows from it: restart, exclude_node, shrink or give_up, and why",
     "stopped": "what was left of the attempt is ended on the nodes that answer",
     "fenced": "a node is given up; nothing it still runs can come back into the run",

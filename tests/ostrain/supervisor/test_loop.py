@@ -1,0 +1,115 @@
+"""The supervisor on real agents and toy workers: kills, hangs, nodes that go, supervisors that die."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ostrain.lifecycle import cancel, resume
+from ostrain.states import State
+from tests.cluster.toys import wait_until
+from tests.ostrain.supervisor.toy_site import ToySite, kill_worker, the, words
+
+KILL = "1 1 5 os.kill(os.getpid(), 9)"
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ToySite]:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    place = ToySite(tmp_path)
+    yield place
+    place.close()
+
+
+def test_a_killed_worker_is_started_again_and_the_run_succeeds(site: ToySite) -> None:
+    run = site.submit(site.plan(orders=KILL))
+    told = site.supervise(run)
+    assert (told.state, told.attempt, told.exit_code) == (State.SUCCEEDED, 2, 0)
+    entries = site.events(run)
+    fault = the(entries, "detected")
+    assert (fault.node, fault.rank, fault.reason, fault.attempt) == ("n1", 1, "worker_killed", 1)
+    assert fault.time - fault.more["fault_time"] < 6.0
+    assert words(entries) == [
+        "supervising", "detected", "stopped", "decided", "restarting", "restarted", "recovered", "ended",
+    ]  # fmt: skip
+    assert not site.store.get(run.run_id).supervised
+
+
+def test_restarts_end_with_the_reason_of_the_last_fault(site: ToySite) -> None:
+    orders = "\n".join(f"{attempt} 0 {attempt} os.kill(os.getpid(), 9)" for attempt in (1, 2, 3))
+    run = site.submit(site.plan(nodes=1, orders=orders))
+    told = site.supervise(run)
+    assert (told.state, told.reason, told.attempt, told.settled) == (State.FAILED, "worker_killed", 3, True)
+    assert "restart.max" in the(site.events(run), "gave_up").detail
+    assert told.fault is not None and told.fault["rank"] == 0
+    again = resume(site.store, site.backend, site.store.get(run.run_id), secrets={}, say=lambda text: None)
+    assert (site.supervise(again).state, again.attempt) == (State.SUCCEEDED, 4), "a resume has all restarts again"
+
+
+def test_an_error_of_the_payload_that_comes_again_is_no_accident(site: ToySite) -> None:
+    run = site.submit(site.plan(nodes=1, orders="1 0 3 sys.exit(1)\n2 0 3 sys.exit(1)", max=9))
+    told = site.supervise(run)
+    assert (told.state, told.reason, told.attempt) == (State.FAILED, "worker_failed", 2)
+    run = site.submit(site.plan(nodes=1, orders="1 0 3 sys.exit(64)", max=9))
+    told = site.supervise(run)
+    assert (told.reason, told.attempt) == ("bad_config", 1)
+
+
+def test_a_hang_is_ended_and_the_odd_rank_named(site: ToySite) -> None:
+    stop = "1 1 5 os.kill(os.getpid(), 19)"
+    wait = "\n".join(f"1 0 {step} time.sleep(60)" for step in (6,))  # the other one waits for it
+    run = site.submit(site.plan(orders=f"{stop}\n{wait}", hang_timeout=1.5))
+    told = site.supervise(run)
+    assert (told.state, told.attempt) == (State.SUCCEEDED, 2)
+    fault = the(site.events(run), "detected")
+    assert (fault.reason, fault.node, fault.rank) == ("hung", "n1", 1)
+    assert fault.time - fault.more["fault_time"] < 15.0
+    assert the(site.events(run), "stuck").rank == 1
+
+
+def test_logs_of_a_failed_attempt_can_decide(site: ToySite) -> None:
+    orders = "1 0 3 print('E: EI0004: The ranktable is invalid', flush=True); os.kill(os.getpid(), 9)"
+    run = site.submit(site.plan(nodes=1, orders=orders))
+    told = site.supervise(run)
+    assert (told.state, told.attempt) == (State.FAILED, 1)
+    assert "EI0004" in the(site.events(run), "evidence").detail
+    assert "EI0004" in the(site.events(run), "gave_up").detail
+
+
+def test_a_cancel_ends_the_supervision_too(site: ToySite) -> None:
+    run = site.submit(site.plan(orders=KILL, backoff=30.0))
+    thread, told = site.in_thread(run)
+    wait_until(lambda: "decided" in words(site.events(run)), 20.0)
+    current = site.store.get(run.run_id)
+    assert (current.state, current.reason, current.attempt) == (State.PREPARING, "recovering", 2)
+    cancel(site.store, site.backend, current, grace=1.0)
+    thread.join(20.0)
+    assert not thread.is_alive()
+    assert site.store.get(run.run_id).state is State.CANCELLED
+    assert (told[0].state, told[0].attempt) == (State.CANCELLED, 2)
+
+
+def test_a_run_whose_supervisor_died_is_adopted_with_what_it_knew(site: ToySite) -> None:
+    run = site.submit(site.plan(nodes=1))
+    site.store._db.execute("UPDATE runs SET supervisor='1:1'")
+    site.store.remember(run.run_id, {"restarts": 1, "total": 7})
+    kill_worker(site.wait_step(run, "n0", 3))
+    wait_until(lambda: site.status(run, "n0")["state"] == "FAILED", 15.0)
+    told = site.supervise(site.store.get(run.run_id))
+    assert (told.state, told.attempt) == (State.SUCCEEDED, 2)
+    assert "after one that died" in site.events(run)[0].detail
+    assert site.store.get(run.run_id).supervision["total"] == 8
+
+
+def test_two_supervisors_never_meet(site: ToySite) -> None:
+    run = site.submit(site.plan(nodes=1, orders="1 0 2 time.sleep(8)", hang_timeout=60.0))
+    thread, told = site.in_thread(run)
+    wait_until(lambda: site.store.get(run.run_id).supervised, 10.0)
+    assert threading.active_count() > 1
+    kill_worker(site.wait_step(run, "n0", 1), signal.SIGTERM)
+    thread.join(30.0)
+    assert told[0].state is State.SUCCEEDED

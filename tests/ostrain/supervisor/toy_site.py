@@ -1,0 +1,134 @@
+"""Supervised runs of toy workers on "nodes" of this machine: real agents and processes, no MindSpore."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cluster.backend import NodeError, RunRef
+from cluster.local_backend import LocalBackend
+from ostrain.lifecycle import submit
+from ostrain.plan import LaunchPlan, NodeAccess, NodePlan
+from ostrain.status import RunStatus
+from ostrain.store import Run, Store
+from ostrain.supervisor.journal import Entry, read_journal
+from ostrain.supervisor.loop import supervise
+from tests.cluster.toys import make_plan, node_plan, toy_bundle, wait_until
+
+# Counts steps in its heartbeat; what it finds in `orders` it does: the text "<attempt> <rank> <step> <what>".
+WORKER = """
+import json, os, sys, time
+rank, attempt = int(os.environ["RANK_ID"]), int(os.environ["OSTRAIN_ATTEMPT"])
+steps, pace = 40, 0.05
+def beat(step, phase):
+    path = f"heartbeat/rank-{rank}"
+    with open(path + ".tmp", "w") as file:
+        json.dump({"step": step, "time": time.time(), "phase": phase}, file)
+    os.replace(path + ".tmp", path)
+beat(0, "starting")
+print("ready", flush=True)
+orders = [line.split(" ", 3) for line in open("orders").read().splitlines()] if os.path.exists("orders") else []
+for step in range(steps + 1):
+    for a, r, s, what in orders:
+        if (int(a), int(r), int(s)) == (attempt, rank, step):
+            exec(what)
+    beat(step, "step")
+    time.sleep(pace)
+beat(steps, "done")
+"""
+
+
+@dataclass
+class ToySite:
+    """A store, a local backend and runs of toys under one folder."""
+
+    folder: Path
+    backend: LocalBackend = field(default_factory=LocalBackend)
+    runs: list[RunRef] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.store = Store(self.folder / "runs.db")
+
+    def node(self, name: str, rank: int, orders: str = "") -> NodePlan:
+        from ostrain.plan import PlanFile
+
+        access = NodeAccess("localhost", root=str(self.folder / "root"), python=sys.executable)
+        return node_plan(name, access, WORKER, (rank,), rank, files=(PlanFile("orders", orders),))
+
+    def plan(self, nodes: int = 2, orders: str = "", **restart: Any) -> LaunchPlan:
+        settings = {"max": 2, "backoff": 0.0, "node_timeout": 3.0, "hang_timeout": 2.0, **restart}
+        parts = [self.node(f"n{number}", number, orders) for number in range(nodes)]
+        return make_plan("local", parts, steps=40, restart=settings)
+
+    def submit(self, plan: LaunchPlan) -> Run:
+        run = submit(
+            self.store, self.backend, plan, job_path="toy.yaml", bundle=toy_bundle(self.folder), secrets={},
+            say=lambda text: None,
+        )  # fmt: skip
+        self.runs.append(RunRef(run.run_id, plan.everywhere()))
+        return run
+
+    def supervise(self, run: Run) -> RunStatus:
+        return supervise(self.store, self.backend, run, secrets={}, patience=0.0)
+
+    def in_thread(self, run: Run) -> tuple[threading.Thread, list[RunStatus]]:
+        """Supervise in a thread, with a store of its own."""
+        told: list[RunStatus] = []
+
+        def work() -> None:
+            told.append(supervise(Store(self.store.path), self.backend, run, secrets={}, patience=0.0))
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        return thread, told
+
+    def run_dir(self, run: Run, node: str) -> Path:
+        return self.folder / "root" / "runs" / run.run_id / node
+
+    def status(self, run: Run, node: str) -> dict[str, Any]:
+        answer = self.backend.poll(RunRef(run.run_id, self.store.get(run.run_id).plan.everywhere()))[node]
+        assert not isinstance(answer, NodeError), answer
+        return answer
+
+    def wait_step(self, run: Run, node: str, step: int) -> dict[str, Any]:
+        """The node's status once its rank has made so many steps."""
+
+        def there() -> dict[str, Any] | None:
+            status = self.status(run, node)
+            beats = list(status["heartbeat"].values())
+            return status if beats and beats[0]["step"] >= step and status["state"] == "RUNNING" else None
+
+        found: dict[str, Any] = wait_until(there, 20.0, f"step {step} on {node}")
+        return found
+
+    def events(self, run: Run) -> list[Entry]:
+        return read_journal(run.run_id)
+
+    def close(self) -> None:
+        for run in self.runs:
+            current = RunRef(run.run_id, run.plan)
+            self.backend.stop(current, grace=0.0)
+        self.backend.close()
+        self.store.close()
+
+
+def kill_worker(status: dict[str, Any], number: int = signal.SIGKILL) -> None:
+    os.kill(status["workers"][0]["pid"], number)
+
+
+def words(entries: list[Entry]) -> list[str]:
+    return [entry.event for entry in entries]
+
+
+def the(entries: list[Entry], event: str, where: Callable[[Entry], bool] = lambda entry: True) -> Entry:
+    """The one entry of an event."""
+    found = [entry for entry in entries if entry.event == event and where(entry)]
+    assert len(found) == 1, [dataclasses.astuple(entry) for entry in entries]
+    return found[0]
