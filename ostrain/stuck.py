@@ -14,6 +14,9 @@ from typing import Any
 from cluster.backend import Backend, NodeError, RunRef
 from ostrain.errors import OstrainError
 from ostrain.stack_text import Kind, Stack, main_stack
+from ostrain.stragglers import Straggler, stragglers
+
+__all__ = ["RankState", "Straggler", "StuckReport", "Suspect", "find_suspect", "judge", "look", "stragglers"]
 
 # Process states of proc(5) that explain a standstill by themselves.
 _STOPPED = {"T": "its process is stopped (SIGSTOP)", "t": "a debugger holds its process"}

@@ -5,6 +5,7 @@ driver's logs, and how far each node's clock is off.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,10 +58,14 @@ class Evidence:
         return self.clocks.get(node, Clock())
 
     def records(self, node: str, folder: str) -> list[dict[str, Any]]:
-        """JSON objects of the whole files in a folder of the attempt: ``workers`` or ``faults``."""
-        prefix = f"{folder}/attempt-{self.attempt}/"
-        found = [text for path, text in sorted(self.files.get(node, {}).items()) if path.startswith(prefix)]
-        return [record for text in found if (record := _object(text.text)) is not None]
+        """JSON objects of the files in a folder of the attempt (``workers`` or ``faults``), each with its rank."""
+        found = []
+        for path, text in sorted(self.files.get(node, {}).items()):
+            match = re.fullmatch(rf"{folder}/attempt-{self.attempt}/(?:rank-(\d+)|scheduler)\.json", path)
+            record = _object(text.text) if match else None
+            if match and record is not None:
+                found.append({"rank": int(match[1]) if match[1] else None, **record})
+        return found
 
     def lines(self, node: str, path: str) -> list[dict[str, Any]]:
         """JSON objects of a file's lines; a line that was cut off is none."""

@@ -1,9 +1,11 @@
 """Reading log lines: when a line was written, how grave it is, what it says.
 
-Formats: the payload's (``2026-01-02T03:04:05.678Z LEVEL text``, UTC); MindSpore's and CANN's
-(``[LEVEL] MODULE(pid,…):2026-01-02-03:04:05.678.901 [file:line] text``, local time; CANN's log reference, logreference_
-0001); Python's logging (``2026-01-02 03:04:05,678 … LEVEL …``, local); the node agent's (seconds since the epoch); CANN's
-error messages (``EI0004: 2026-01-02-03:04:05.678.901 text``, with or without ``[PID: n]``, local).
+* the payload's, in UTC: ``2026-01-02T03:04:05.678Z LEVEL text``;
+* MindSpore's and CANN's (its log reference, logreference_0001), in local time:
+  ``[LEVEL] MODULE(pid,…):2026-01-02-03:04:05.678.901 [file:line] text``;
+* CANN's error messages, local: ``EI0004: 2026-01-02-03:04:05.678.901 text``, with or without ``[PID: n]``;
+* Python's logging, local: ``2026-01-02 03:04:05,678 … LEVEL …``;
+* the node agent's: seconds since the epoch.
 """
 
 from __future__ import annotations
@@ -43,8 +45,9 @@ _PYTHON = re.compile(r"\[?(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:[,.](\d{1,6}))
 _EPOCH = re.compile(r"(\d{10}\.\d{3}) (.*)")
 # Undated lines that are errors by what they say.
 _GRAVE = re.compile(
-    r"Traceback \(most recent call last\)|Fatal Python error|^\s*(?:error|fatal|FATAL|ERROR)\b|^\w*(?:Error|Exception): "
-    r"|Segmentation fault|Bus error|core dumped|Killed$|terminate called|command not found|\bE[0-9A-Z]\d{4}:"
+    r"Traceback \(most recent call last\)|Fatal Python error|^\s*(?:error|fatal|FATAL|ERROR)\b"
+    r"|^[\w.]*(?:Error|Exception): |Segmentation fault|Bus error|core dumped|Killed$|terminate called"
+    r"|command not found|\bE[0-9A-Z]\d{4}:"
 )
 
 
