@@ -47,7 +47,7 @@ class Kind(Enum):
     SYNC = "waits for its device"
     DATA = "reads data"
     SAVING = "writes or reads a checkpoint"
-    COMPUTES = "computes"
+    ELSEWHERE = "is elsewhere"
     UNKNOWN = "is at an unknown place"
 
 
@@ -70,6 +70,11 @@ class Frame:
     @property
     def ours(self) -> bool:
         return _OURS.search(self.path) is not None and "/site-packages/mindspore/" not in self.path
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """The same for the same line on every node, wherever its code lies there."""
+        return (self.short_path if self.ours else self.path.rpartition("/")[2], self.line, self.function)
 
     def __str__(self) -> str:
         return f"{self.short_path}:{self.line} {self.function}"
@@ -104,7 +109,7 @@ class Stack:
             return Kind.SAVING
         if any(frame.function in _SYNCS and not frame.ours for frame in self.frames[:4]):
             return Kind.SYNC
-        return Kind.COMPUTES
+        return Kind.ELSEWHERE
 
     @property
     def place(self) -> Frame | None:

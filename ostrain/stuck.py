@@ -264,12 +264,12 @@ def _not_with_the_others(ranks: Sequence[RankState]) -> Suspect | None:
     return _suspect(one, f"it {one.kind.value} while {doing}")
 
 
-def _meeting(one: RankState) -> tuple[str, ...]:
-    """What a waiting rank waits in. Without a collective's frame: the payload's line that made it wait."""
+def _meeting(one: RankState) -> tuple[tuple[str, int, str], ...]:
+    """What a waiting rank waits in, as lines of code. Of a collective its callers, too: two are not one."""
     if one.kind is Kind.COLLECTIVE and one.stack.collective is not None:
         frames = [frame for frame in one.stack.frames if frame.ours] or [one.stack.collective]
-        return tuple(str(frame) for frame in frames)
-    return (one.frame,)
+        return tuple(frame.key for frame in frames)
+    return (one.stack.place.key,) if one.stack.place is not None else ()
 
 
 def _silent(ranks: Sequence[RankState]) -> Suspect | None:
@@ -290,13 +290,13 @@ def _lines(suspect: Suspect | None, ranks: Sequence[RankState], unreachable: Map
 
 
 def _nobody(ranks: Sequence[RankState]) -> str:
-    places = Counter(one.frame for one in ranks if one.kind in _WAITING)
+    places = Counter(_meeting(one) for one in ranks if one.kind in _WAITING)
     running = [one for one in ranks if one.worker == "running"]
     if not running:
         return "no worker runs"
     if places and sum(places.values()) == len(running) > 1 and len(places) == 1:
         return (
-            f"no rank stands out: all {len(running)} wait in {next(iter(places))}; "
+            f"no rank stands out: all {len(running)} wait in {running[0].frame}; "
             "suspect the network between the nodes, or a device"
         )
     ages = [one.age for one in running if one.age is not None]

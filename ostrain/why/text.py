@@ -89,13 +89,15 @@ def _others(verdict: Verdict) -> list[str]:
         return []
     first: dict[tuple[str, int | None], Moment] = {}
     for one in verdict.consequences:
-        first.setdefault((one.node, one.rank), one)
+        known = first.get((one.node, one.rank))
+        if known is None or (known.code is None and one.code is not None):
+            first[one.node, one.rank] = one
     rows = [
         [_after(one, verdict.first), one.who, one.code.code if one.code else "-", _clip(one.text, 90)]
         for one in list(first.values())[:8]
     ]
     left = len(first) - len(rows)
-    lines = ["consequences:", *("  " + line for line in table(rows, ("AFTER", "WHO", "CODE", "")).splitlines())]
+    lines = ["consequences:", *("  " + line for line in table(rows, ("AFTER", "WHO", "CODE", "WHAT")).splitlines())]
     return [*lines, f"  … and {left} more"] if left > 0 else lines
 
 

@@ -52,7 +52,7 @@ def conclude(evidence: Evidence, moments: Sequence[Moment], stragglers: Sequence
         return Verdict(None, stragglers=tuple(stragglers))
     related = [one for one in faults if one is not first and _belongs(one, first)]
     others = [one for one in faults if one is not first and one not in related]
-    doubtful = [one for one in others if _within_doubt(evidence, first, one)]
+    doubtful = [one for one in _own_faults(others) if _within_doubt(evidence, first, one)]
     later = [one for one in others if one.time is None or first.time is None or one.time >= first.time]
     code = next((one.code for one in [first, *related] if one.code is not None and not one.code.consequence), None)
     return Verdict(
@@ -72,10 +72,7 @@ def _follows(one: Moment) -> bool:
 def _first(faults: Sequence[Moment]) -> Moment | None:
     """The earliest fault of a rank's own making. What only follows another one counts if there is no other."""
     dated = [one for one in faults if one.time is not None and one.kind != "supervisor"]
-    groups: dict[tuple[str, int | None], list[Moment]] = {}
-    for one in dated:
-        groups.setdefault((one.node, one.rank), []).append(one)
-    own = [one for group in groups.values() if (one := _own_making(group)) is not None]
+    own = _own_faults(dated)
     effect = min((one.time or 0.0 for one in dated if _follows(one)), default=None)
     own = [one for one in own if effect is None or (one.time or 0.0) <= effect + _patience(one)]
     hang = next(
@@ -89,6 +86,15 @@ def _first(faults: Sequence[Moment]) -> Moment | None:
             first = min(choice, key=lambda one: (one.time is None, one.time or 0.0))
             return _best_witness([one for one in faults if _same_rank(one, first)], first)
     return None
+
+
+def _own_faults(faults: Sequence[Moment]) -> list[Moment]:
+    """Of every rank the first fault that is no consequence, where it has one."""
+    groups: dict[tuple[str, int | None], list[Moment]] = {}
+    for one in faults:
+        if one.time is not None and one.kind != "supervisor":
+            groups.setdefault((one.node, one.rank), []).append(one)
+    return [one for group in groups.values() if (one := _own_making(group)) is not None]
 
 
 def _patience(one: Moment) -> float:
@@ -129,7 +135,7 @@ def _belongs(one: Moment, first: Moment) -> bool:
 
 def _within_doubt(evidence: Evidence, first: Moment, one: Moment) -> bool:
     """Whether another node's fault may have come first, for all one knows of their clocks."""
-    if one.node == first.node or _follows(one) or not one.node or not first.node or one.time is None:
+    if one.node == first.node or not one.node or not first.node or one.time is None:
         return False
     bounds = [evidence.clock(node).uncertainty for node in (first.node, one.node)]
     if any(bound is None for bound in bounds):

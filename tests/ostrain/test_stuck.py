@@ -95,7 +95,7 @@ def test_of_ranks_at_the_lowest_step_the_one_that_waits_for_nobody() -> None:
     [
         (samples.READING_DATA, "reads data", "models/data/loader.py:74 get"),
         (samples.SAVING, "writes or reads a checkpoint", "models/files.py:31 write_atomic"),
-        (samples.COMPUTING, "computes", "models/ops/cpu.py:61 linear"),
+        (samples.COMPUTING, "is elsewhere", "models/ops/cpu.py:61 linear"),
     ],
 )
 def test_the_one_that_is_not_in_the_collective(stack: str, doing: str, frame: str) -> None:
@@ -151,11 +151,11 @@ def test_kinds_of_places() -> None:
     expected = {
         samples.IN_ALL_REDUCE: Kind.COLLECTIVE,
         samples.NATIVE_SEND: Kind.COLLECTIVE,
-        samples.SENDING_TO_A_CHILD: Kind.COMPUTES,
+        samples.SENDING_TO_A_CHILD: Kind.ELSEWHERE,
         samples.IN_ASNUMPY: Kind.SYNC,
         samples.READING_DATA: Kind.DATA,
         samples.SAVING: Kind.SAVING,
-        samples.COMPUTING: Kind.COMPUTES,
+        samples.COMPUTING: Kind.ELSEWHERE,
         "": Kind.UNKNOWN,
     }
     assert {text: main_stack(text).kind for text in expected} == expected
