@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from models.checkpoint import folder as folders
+from models.checkpoint import lineage
 from models.checkpoint.folder import Local
 from models.checkpoint.keeping import hear, tell
+from models.checkpoint.lineage import Lineage
 from models.checkpoint.manifest import MANIFEST, STATE, Manifest
 from models.checkpoint.places import Places, meet
 from models.checkpoint.together import describe_error, raise_together
+from models.events import attempt
 from models.exits import BAD_CHECKPOINT, PayloadError
 from models.files import write_atomic
 from models.parallel.world import World
@@ -71,8 +74,8 @@ def find(folder: Path, world: World, node: str) -> Found:
     PayloadError(BAD_CHECKPOINT) if there are checkpoints but none is whole: nothing starts from zero unasked.
     """
     places = meet(folder, world, node)
-    nodes, removed = _surveys(folder, world, places)
-    search = _Search(folder, world, places, nodes)
+    nodes, removed, known = _surveys(folder, world, places)
+    search = _Search(folder, world, places, nodes, known)
     chosen = search.newest_whole()
     committed = sorted({local.step for found in nodes for local in found if local.committed})
     if chosen is None and committed:
@@ -80,6 +83,7 @@ def find(folder: Path, world: World, node: str) -> Found:
     notes = [f"removed {name}, left by an interrupted write" for name in removed]
     notes += _tidy(folder, world, places, nodes, chosen)
     step = chosen.candidate.step if chosen else 0
+    _note(folder, world, places, {**known, attempt(): step})
     return Found(
         step=step,
         path=folders.step_path(folder, step),
@@ -105,32 +109,53 @@ def _none_whole(folder: Path, committed: Sequence[int], problems: Sequence[str])
     )
 
 
-def _surveys(folder: Path, world: World, places: Places) -> tuple[list[list[Local]], list[str]]:
-    """What each place has (by place), and what was removed there as left over."""
+def _note(folder: Path, world: World, places: Places, known: Lineage) -> None:
+    """From here this attempt goes on: on every node, before anything of it is written."""
+    problem = None
+    if places.leader and attempt() > 1:  # the first one leaves nothing behind
+        try:
+            lineage.write(folder, known)
+        except OSError as error:
+            problem = describe_error(error, folder)
+    raise_together(world, problem, "the folder of checkpoints cannot be put in order", places.name)
+
+
+def _surveys(folder: Path, world: World, places: Places) -> tuple[list[list[Local]], list[str], Lineage]:
+    """What each place has (by place), what was removed there as left over, and where earlier attempts went on from."""
     problem, mine = None, b""
     if places.leader:
         try:
             removed = folders.recover(folder)
-            mine = json.dumps([f"{places.name}: {name}" if world.size > 1 else name for name in removed]).encode()
+            names = [f"{places.name}: {name}" if world.size > 1 else name for name in removed]
+            mine = json.dumps([names, list(lineage.read(folder).items())]).encode()
             mine += b"\n" + tell(folders.survey(folder))
         except OSError as error:
             problem = describe_error(error, folder)
     raise_together(world, problem, "the folder of checkpoints cannot be put in order", places.name)
     told = world.gather_bytes(mine)
     said = [told[ranks[0]].partition(b"\n") for ranks in places.ranks]
-    return [hear(survey) for _, _, survey in said], [name for names, _, _ in said for name in json.loads(names)]
+    heads = [json.loads(head) for head, _, _ in said]
+    known = lineage.merged({int(number): int(step) for number, step in pairs} for _, pairs in heads)
+    return [hear(survey) for _, _, survey in said], [name for names, _ in heads for name in names], known
 
 
 class _Search:
     """Goes through the candidates; all ranks together, each hashing its part of what its node has."""
 
-    def __init__(self, folder: Path, world: World, places: Places, nodes: Sequence[Sequence[Local]]) -> None:
-        self._folder, self._world, self._places, self._nodes = folder, world, places, nodes
+    def __init__(
+        self, folder: Path, world: World, places: Places, nodes: Sequence[Sequence[Local]], known: Lineage
+    ) -> None:
+        self._folder, self._world, self._places, self._nodes, self._known = folder, world, places, nodes, known
         self.problems: list[str] = []
 
     def newest_whole(self) -> _Chosen | None:
         for candidate in self._candidates():
             manifest = self._manifest(candidate)
+            left = lineage.left_behind(self._known, manifest.attempt, manifest.step)
+            if left:
+                for place, local in candidate.at.items():
+                    self._report(place, local, [left])
+                continue
             self._take_orphans(candidate, manifest)
             chosen = self._verify(candidate, manifest)
             if chosen is not None:

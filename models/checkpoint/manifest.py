@@ -39,7 +39,8 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A whole checkpoint as one list. tensors: ``kind/name`` -> shape; time: seconds since the epoch."""
+    """A whole checkpoint as one list. tensors: ``kind/name`` -> shape; time: seconds since the epoch; attempt: of the
+    run, the one that wrote it, 0 where nobody knows."""
 
     step: int
     world: int
@@ -48,6 +49,7 @@ class Manifest:
     state_sha256: str
     tensors: Mapping[str, tuple[int, ...]]
     shards: tuple[Shard, ...]
+    attempt: int = 0
 
     @property
     def size(self) -> int:
@@ -70,6 +72,7 @@ class Manifest:
     def _record(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
+            **({"attempt": self.attempt} if self.attempt else {}),
             "step": self.step,
             "world": self.world,
             "time": self.time,
@@ -114,6 +117,7 @@ class Manifest:
                 state_sha256=record["state"]["sha256"],
                 tensors={key: tuple(shape) for key, shape in record["tensors"].items()},
                 shards=shards,
+                attempt=int(record.get("attempt", 0)),
             )
         except (ValueError, KeyError, TypeError, AttributeError):
             raise BadManifest("is damaged") from None

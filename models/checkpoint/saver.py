@@ -34,6 +34,7 @@ from models.checkpoint.places import meet
 from models.checkpoint.snapshot import Snapshot
 from models.checkpoint.together import describe_error, raise_together
 from models.config import CheckpointConfig
+from models.events import attempt
 from models.exits import PayloadError
 from models.files import sync_directory
 from models.parallel.world import World
@@ -236,6 +237,7 @@ class Saver:
             state_sha256=folder.hash_bytes(state),
             tensors=tensors,
             shards=tuple(shards),
+            attempt=attempt(),
         ), state
 
     def _holders(self, rank: int) -> list[int]:

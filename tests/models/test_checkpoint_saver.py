@@ -6,6 +6,7 @@ import errno
 import itertools
 import json
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 import safetensors.numpy
 
 from models.checkpoint import folder as folders
-from models.checkpoint import snapshot
+from models.checkpoint import lineage, snapshot
 from models.checkpoint.find import find
 from models.checkpoint.load import fetch, fit, read_pieces, refuse, whole
 from models.checkpoint.manifest import Manifest
@@ -346,3 +347,33 @@ def test_a_failure_of_one_rank_is_told_by_the_sum(tmp_path: Path, monkeypatch: p
 
     assert run_ranks(3, work) == [DISK_FULL] * 3
     assert folders.steps(tmp_path) == [] and os.listdir(tmp_path) == []
+
+
+def test_what_an_attempt_wrote_after_the_run_had_gone_on_without_it_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """node-0 was cut off and wrote step 6; the others went on from step 2; then it came back."""
+    cut_off, others = Nodes(tmp_path / "a", 1, 1), Nodes(tmp_path / "b", 1, 1)
+    for nodes in (cut_off, others):
+        nodes.save(2)
+    monkeypatch.setenv("OSTRAIN_ATTEMPT", "1")
+    cut_off.save(6)
+    monkeypatch.setenv("OSTRAIN_ATTEMPT", "2")
+    assert others.load()[0] == 2
+    assert lineage.read(others.path(0)) == {2: 2}
+    others.save(4)
+    monkeypatch.setenv("OSTRAIN_ATTEMPT", "3")
+    # Together again: the returned node's folder beside the other's.
+    both = Nodes(tmp_path / "c", 2, 2)
+    shutil.copytree(cut_off.path(0), both.path(0))
+    shutil.copytree(others.path(0), both.path(1))
+
+    def work(world: World, folder: Path, node: str) -> Any:
+        found = find(folder, world, node)
+        return found.step, found.problems
+
+    step, problems = both.each(work)[0]
+    assert step == 4
+    assert "step-6: was written by attempt 1, but attempt 2 had gone on from step 2 without it" in problems[0]
+    assert lineage.read(both.path(0)) == lineage.read(both.path(1)) == {2: 2, 3: 4}
+    assert (both.path(0) / "step-6.broken").exists(), "kept aside for people"
