@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -142,7 +142,7 @@ def _pump(store: Store, backend: Backend, run: Run, chosen: LineFilter, printer:
     assembler = LineAssembler()
     offsets: Offsets = {node: dict(paths) for node, paths in cursor.offsets.items()}
     given_up: set[str] = set()
-    for item in backend.follow(RunRef(run.run_id, run.plan), cursor.offsets, chosen.patterns()):
+    for item in _items(store, backend, run, chosen, cursor):
         if isinstance(item, FollowLost) and item.final:
             given_up.add(item.node)
         _take(item, assembler, offsets, chosen, printer, cursor)
@@ -155,6 +155,15 @@ def _pump(store: Store, backend: Backend, run: Run, chosen: LineFilter, printer:
     if told.state.final:
         cursor.finish()
     return told.exit_code
+
+
+def _items(store: Store, backend: Backend, run: Run, chosen: LineFilter, cursor: OutputCursor) -> Iterator[FollowItem]:
+    """What the nodes write; of a run that is started again when it fails, through all its attempts."""
+    if not run.plan.restart:
+        return backend.follow(RunRef(run.run_id, run.plan), cursor.offsets, chosen.patterns())
+    from ostrain.attempts import follow_attempts
+
+    return follow_attempts(store, backend, run, cursor.offsets, chosen.patterns())
 
 
 def _take(

@@ -15,7 +15,7 @@ from cluster.backend import Backend, NodeError
 from cluster.injector import CannotInject, Injector
 from ostrain.drill.commands import Commands
 from ostrain.drill.faults import Fault, Injection
-from ostrain.drill.logs import LogFollowers, LogLoss, measure
+from ostrain.drill.logs import LogFollower, LogLoss, measure
 from ostrain.drill.scene import Scene
 from ostrain.drill.settings import Rehearsed
 from ostrain.drill.verdict import Facts, LossPair, Verdict, judge
@@ -23,10 +23,10 @@ from ostrain.drill.watcher import LOOK, Watcher
 from ostrain.errors import OstrainError
 from ostrain.plan import LaunchPlan, NodePlan
 from ostrain.store import Run, Store, owner_alive
+from ostrain.stragglers import stragglers
 
 ENDED_FOR = 8.0  # seconds that a run stays ended before nobody is expected to start it again
 LEFTOVERS = 20.0  # seconds that the last processes have to go
-AFTERWARDS = 3  # steps that are watched after a fault before it is mended
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Case:
         self._watcher: Watcher | None = None
         self._injector: Injector | None = None
         self._backends: list[Backend] = []
-        self._followers: LogFollowers | None = None
+        self._follower: LogFollower | None = None
 
     # ---- the story -------------------------------------------------------------------------------------------------
 
@@ -78,7 +78,7 @@ class Case:
         plan = self.ground.store.get(self.run_id).plan
         self._injector = self.ground.injector(self._open(plan))
         self._watcher = Watcher(self.ground.store, self.run_id, self._open(plan))
-        self._followers = LogFollowers(self.commands, self.run_id)
+        self._follower = LogFollower(self.commands, self.run_id)
 
     def _open(self, plan: LaunchPlan) -> Backend:
         backend = self.ground.opened(plan)
@@ -91,11 +91,8 @@ class Case:
         return self._watcher
 
     def look(self) -> Run:
-        """The run now; the log of a new attempt is followed from here on."""
-        run = self.watcher.tick()
-        if self._followers is not None:
-            self._followers.follow(run.attempt)
-        return run
+        """The run now."""
+        return self.watcher.tick()
 
     def wait(self, until: Callable[[], bool], bound: float, what: str) -> None:
         """OstrainError when the run has ended for good before ``until``, or after ``bound`` seconds."""
@@ -155,17 +152,26 @@ class Case:
     def wait_for_recovery(self, attempt: int) -> None:
         """A few steps of a later attempt; or of this one, where nothing has to be started again."""
         assert self.fault is not None
-        seen, bounds = self.watcher.seen, self.ground.bounds
-        before, needed = seen.newest_step(attempt), self.fault.expect.restart
-        target = min(before + AFTERWARDS, self.ground.rehearsed.steps)
+        seen, bounds, expect = self.watcher.seen, self.ground.bounds, self.fault.expect
+        target = min(seen.newest_step(attempt) + expect.steps, self.ground.rehearsed.steps)
 
         def recovered() -> bool:
             later = [one for one in seen.losses if one > attempt]
             if later:
-                return len(seen.losses[max(later)]) >= AFTERWARDS
-            return needed != "yes" and seen.newest_step(attempt) >= target
+                return len(seen.losses[max(later)]) >= expect.steps
+            return expect.restart != "yes" and seen.newest_step(attempt) >= target
 
         self.wait(recovered, bounds.recover, "recovery")
+
+    def slowest(self, since: int) -> str:
+        """The node of the rank that the others waited for in the steps after ``since``; empty where none stands out."""
+        rows = {
+            rank: [row for row in records if row["step"] > since + 1]  # the step at hand was fast for a part
+            for rank, records in self.watcher.seen.records.items()
+        }
+        found = stragglers(rows)
+        plan = self.watcher.run.plan
+        return next((node.name for node in plan.nodes if found and found[0].rank in node.ranks), "")
 
     def finish(self) -> Run:
         """To the end of the run; the run as it ended."""
@@ -207,9 +213,9 @@ class Case:
             return []  # out of reach; said where its logs are missed, too
 
     def logs(self) -> LogLoss:
-        assert self._followers is not None
-        outputs = self._followers.finish()
-        return measure(self._backends[0], self.run_id, self.everywhere(), outputs)
+        assert self._follower is not None
+        shown = self._follower.finish()
+        return measure(self._backends[0], self.run_id, self.everywhere(), shown)
 
     def close(self) -> None:
         """Mend, end, delete."""
@@ -265,9 +271,10 @@ def _rehearse(case: Case, fault: Fault, base: dict[int, LossPair]) -> Verdict:
     before = len(case.watcher.run.plan.nodes)
     injection, attempt = case.disturb()
     ground.say(f"  step {case.watcher.seen.newest_step(attempt)}: {injection.told}")
-    trouble = ""
+    step, trouble, slow = case.watcher.seen.newest_step(attempt), "", ""
     try:
         case.wait_for_recovery(attempt)
+        slow = case.slowest(step)
         case.mend()
         case.finish()
     except OstrainError as error:
@@ -282,7 +289,7 @@ def _rehearse(case: Case, fault: Fault, base: dict[int, LossPair]) -> Verdict:
             state=run.state.value, reason=run.reason, attempts=run.attempt, nodes_before=before,
             nodes_after=len(run.plan.nodes), logs=LogLoss() if trouble else case.logs(),
             left={} if trouble else case.leftovers(),
-            supervisor_left=not trouble and run.supervised, store=store_state(ground.store),
+            supervisor_left=not trouble and run.supervised, store=store_state(ground.store), straggler=slow,
         )
     )  # fmt: skip
     return replace(verdict, problems=(*((trouble,) if trouble else ()), *verdict.problems))

@@ -20,8 +20,8 @@ class Expect:
 
     restart: whether another attempt is needed; either: whatever the supervisor thinks right. named: what the supervisor
     has to name rightly. reasons: words of docs/runs.md, one of which has to be given; none: not looked at. within:
-    seconds to detect it in, on top of the job's ``hang_timeout`` where ``hang`` is set. told: an entry that has to be
-    in the journal though nothing is restarted.
+    seconds to detect it in, on top of the job's ``hang_timeout`` where ``hang`` is set. straggler: the node has to be
+    found in the metrics as the one that the others wait for. steps: how many to watch before it is mended.
     """
 
     restart: Literal["yes", "no", "either"] = "yes"
@@ -29,6 +29,8 @@ class Expect:
     reasons: tuple[str, ...] = ()
     within: float = DETECT
     hang: bool = False
+    straggler: bool = False
+    steps: int = 3
 
 
 @dataclass(frozen=True)
@@ -200,14 +202,13 @@ class PortStolen(Fault):
 
 class SlowNode(Fault):
     name = "slow_node"
-    title = "a node runs at a fifth of its speed"
-    expect = Expect(restart="no", named="node")
+    title = "a node runs at a quarter of its speed"
+    expect = Expect(restart="no", named="node", straggler=True, steps=5)
 
     def inject(self, scene: Scene) -> Injection:
         node = scene.any_node()
-        when = scene.injector.hold(
-            node, scene.run_id, "slow", scene.random.uniform(10.0, 15.0), pids=scene.pids_of(node), off=0.4, on=0.1
-        )
+        pids = scene.pids_of(node)
+        when = scene.injector.hold(node, scene.run_id, "slow", FOR_LONG, pids=pids, off=0.3, on=0.1)
         return Injection(when, node.name, None, f"slowed {node.name} down")
 
 

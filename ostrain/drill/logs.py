@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.backend import Backend, NodeError, RunRef
@@ -25,25 +24,17 @@ class LogLoss:
     unread: tuple[str, ...] = ()
 
 
-@dataclass
-class LogFollowers:
-    """One ``ostrain logs -f --attempt K`` an attempt, each into a file."""
+class LogFollower:
+    """``ostrain logs -f`` of a run, from its first line to its last, into a file."""
 
-    commands: Commands
-    run_id: str
-    _children: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+    def __init__(self, commands: Commands, run_id: str) -> None:
+        self._commands = commands
+        self._child = commands.start(["logs", run_id, "-f"], "logs")
 
-    def follow(self, attempt: int) -> None:
-        """Begin with an attempt, unless it is followed already."""
-        if attempt not in self._children:
-            words = ["logs", self.run_id, "-f", "--attempt", str(attempt)]
-            self._children[attempt] = self.commands.start(words, f"logs-{attempt}")
-
-    def finish(self) -> dict[int, Path]:
-        """End them; attempt -> what was shown."""
-        for child in self._children.values():
-            self.commands.end(child, LAST_LINES)
-        return {attempt: self.commands.folder / f"logs-{attempt}.out" for attempt in self._children}
+    def finish(self) -> dict[str, list[str]]:
+        """What was shown, by prefix, once it has come to its end."""
+        self._commands.end(self._child, LAST_LINES)
+        return read_shown(self._commands.folder / "logs.out")
 
 
 def compare(shown: Mapping[str, list[str]], written: Mapping[str, list[str]], unread: Iterable[str] = ()) -> LogLoss:
@@ -71,33 +62,28 @@ def read_shown(path: Path) -> dict[str, list[str]]:
     return found
 
 
-def read_written(
-    backend: Backend, run_id: str, plans: Iterable[LaunchPlan], attempt: int
-) -> tuple[dict[str, list[str]], set[str]]:
-    """Worker logs of an attempt as they lie on the nodes, by prefix; and the nodes that cannot be read."""
+def read_written(backend: Backend, run_id: str, plan: LaunchPlan) -> tuple[dict[str, list[str]], set[str]]:
+    """Worker logs of all attempts as they lie on the nodes, by prefix; and the nodes that cannot be read.
+
+    plan: names every node that ever took part.
+    """
     found: dict[str, list[str]] = {}
     unread: set[str] = set()
-    for plan in plans:
-        ref = RunRef(run_id, plan)
-        for node, files in backend.files(ref, (f"logs/attempt-{attempt}/worker_*.log",), timeout=15.0).items():
-            if isinstance(files, NodeError):
-                if files.kind != "no_run":
-                    unread.add(node)
-                continue
-            for path in files:
-                rank = path.rpartition("_")[2].partition(".")[0]
-                text = backend.fetch(ref, node, path).decode("utf-8", "surrogateescape")
-                lines = text.split("\n")
-                found[f"{node}/{rank}"] = [line.rstrip("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
+    ref = RunRef(run_id, plan)
+    for node, files in backend.files(ref, ("logs/attempt-*/worker_*.log",), timeout=15.0).items():
+        if isinstance(files, NodeError):
+            if files.kind != "no_run":
+                unread.add(node)
+            continue
+        for path in files:
+            rank = path.rpartition("_")[2].partition(".")[0]
+            lines = backend.fetch(ref, node, path).decode("utf-8", "surrogateescape").split("\n")
+            lines = lines[:-1] if lines[-1] == "" else lines
+            found.setdefault(f"{node}/{rank}", []).extend(line.rstrip("\r") for line in lines)
     return found, unread
 
 
-def measure(backend: Backend, run_id: str, plan: LaunchPlan, outputs: Mapping[int, Path]) -> LogLoss:
-    """Loss over all attempts. ``plan`` names every node that ever took part."""
-    total, unread = LogLoss(), set()
-    for attempt, path in outputs.items():
-        written, missing = read_written(backend, run_id, [plan], attempt)
-        one = compare(read_shown(path), written)
-        unread |= missing
-        total = LogLoss(total.written + one.written, total.lost + one.lost, total.doubled + one.doubled)
-    return LogLoss(total.written, total.lost, total.doubled, tuple(sorted(unread)))
+def measure(backend: Backend, run_id: str, plan: LaunchPlan, shown: Mapping[str, list[str]]) -> LogLoss:
+    """What a follow did not show, or showed again, of all attempts."""
+    written, unread = read_written(backend, run_id, plan)
+    return compare(shown, written, sorted(unread))

@@ -25,6 +25,7 @@ class Facts:
 
     attempt: the one that was disturbed. smaller: whether the job has to go on with fewer nodes, None where it may.
     left: processes of the run on nodes that answer; supervisor_left: whether its supervisor is still there.
+    straggler: node of the rank that the others waited for after the fault; empty where none stood out.
     """
 
     fault: Fault
@@ -46,6 +47,7 @@ class Facts:
     left: dict[str, int] = field(default_factory=dict)
     supervisor_left: bool = False
     store: str = "ok"
+    straggler: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def judge(facts: Facts) -> Verdict:
         *_end_problems(facts),
         *_restart_problems(expect, restarts, facts),
         *(_detection_problems(expect, facts, found) if restarts else ()),
+        *_straggler_problems(expect, facts),
         *_loss_problems(word, worst, facts),
         *_leftover_problems(facts),
     ]
@@ -106,7 +109,7 @@ def judge(facts: Facts) -> Verdict:
         restarts=restarts,
         steps_lost=lost,
         reason=found.reason if found else "",
-        named=_named(found),
+        named=_named(found) or (facts.straggler if expect.straggler else ""),
         losses=word,
         log_lost=facts.logs.lost,
         log_doubled=facts.logs.doubled,
@@ -193,6 +196,12 @@ def _detection_problems(expect: Expect, facts: Facts, found: Entry | None) -> li
         who = facts.injection.node if expect.named == "node" else f"{facts.injection.node} rank {facts.injection.rank}"
         problems.append(f"{_named(found) or 'nobody'} was named, not {who}")
     return problems
+
+
+def _straggler_problems(expect: Expect, facts: Facts) -> list[str]:
+    if not expect.straggler or facts.straggler == facts.injection.node:
+        return []
+    return [f"the metrics show {facts.straggler or 'nobody'} as the slow one, not {facts.injection.node}"]
 
 
 def _loss_problems(word: str, worst: float, facts: Facts) -> list[str]:

@@ -134,6 +134,15 @@ def test_what_should_be_ridden_out_is_not_started_again() -> None:
     assert judge(facts(**{**quiet, "fault": FAULTS["link_flap"]})).good, "either is right"
 
 
+def test_a_slow_node_has_to_be_found() -> None:
+    one = Seen(losses={1: dict(BASE)}, first_seen={1: {step: 900.0 + step for step in BASE}})
+    slow = {"fault": FAULTS["slow_node"], "seen": one, "attempts": 1, "journal": []}
+    found = judge(facts(**slow, straggler="n1"))
+    assert found.good and found.named == "n1", found.problems
+    assert "show n2 as the slow one, not n1" in judge(facts(**slow, straggler="n2")).problems[0]
+    assert "show nobody" in judge(facts(**slow)).problems[0]
+
+
 def test_a_hang_may_take_its_timeout_longer() -> None:
     hang = {"fault": FAULTS["worker_stop"]}
     assert judge(facts(**hang, journal=[entry(1019.0, "n1", 1, "hung")])).good
