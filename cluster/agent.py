@@ -717,12 +717,14 @@ class Agent:
         """The earliest end that is no success, before its consequences."""
         ranked = [record for record in workers if record.get("role") != "scheduler"]
         bad = [record for record in ranked if record["state"] == "ended" and record.get("exit_code") != 0]
-        if bad:
-            return worker_fault(self.run, self.attempt, min(bad, key=lambda record: float(record["ended"])))
         vanished = [record for record in ranked if record["state"] == "vanished"]
-        killed = self.launcher_fault()
-        if vanished and not (killed and killed["reason"] == "launcher_killed"):
+        # mpirun sends SIGTERM to the others of one that vanished: theirs is a consequence.
+        if bad and not (vanished and all(record.get("signal") == "SIGTERM" for record in bad)):
+            return worker_fault(self.run, self.attempt, min(bad, key=lambda record: float(record["ended"])))
+        # A launcher that was killed took its wrappers along. One that exits with more than 128 speaks of a worker.
+        if vanished and not (self.launcher_status is not None and os.WIFSIGNALED(self.launcher_status)):
             return worker_fault(self.run, self.attempt, vanished[0])
+        killed = self.launcher_fault()
         if killed:
             return killed
         scheduler = [record for record in workers if record.get("role") == "scheduler" and record["state"] != "running"]
@@ -764,11 +766,12 @@ class Agent:
         return os.path.join(self.request["shared"], f"failed-{self.attempt}") if self.request.get("shared") else ""
 
     def asked_to_end(self) -> tuple[str, str, Json | None]:
-        """What SIGTERM means. A scheduler's reason is told by a command of the request: a word and a text."""
+        """What SIGTERM means. A scheduler's reason is told by a Python program of the request: a word and a text."""
         reason, what = "agent_lost", "the agent was asked to end (SIGTERM)"
-        if self.request.get("why"):
+        why = self.request.get("why")
+        if why:
             try:
-                answer = subprocess.run(self.request["why"], stdin=subprocess.DEVNULL, capture_output=True, timeout=10)
+                answer = subprocess.run([sys.executable, *why], stdin=subprocess.DEVNULL, capture_output=True, timeout=10)
                 word, _, text = answer.stdout.decode("utf-8", "replace").strip().partition(" ")
                 if re.match(r"[a-z_]+\Z", word):
                     reason, what = word, text
