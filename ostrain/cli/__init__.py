@@ -16,6 +16,7 @@ COMMANDS = {
     "logs": ("ostrain.cli.logs", "Show or follow the logs of all nodes."),
     "stuck": ("ostrain.cli.stuck", "Ask every rank where it is, and name the odd one."),
     "why": ("ostrain.cli.why", "Name the first fault of a run, with what followed, and explain it."),
+    "bundle": ("ostrain.cli.bundle", "Pack a run for a support ticket, with its secrets masked."),
     "cancel": ("ostrain.cli.cancel", "End every process of a run, and only of it."),
     "resume": ("ostrain.cli.resume", "Start a run that has ended again, from its newest checkpoint."),
     "supervise": ("ostrain.cli.supervise", "Watch a run and start it again when it fails; adopt one."),

@@ -27,7 +27,7 @@ class Analysis:
     @property
     def blind(self) -> bool:
         """Whether no node could be asked."""
-        return len(self.evidence.unreachable) == len(self.evidence.run.plan.nodes)
+        return not self.evidence.statuses
 
     def text(self, *, shown: int = 30, wide: bool = False) -> str:
         from ostrain.why.text import report
@@ -50,9 +50,17 @@ class Analysis:
         }
 
 
-def analyse(backend: Backend, run: Run, status: RunStatus, attempt: int, *, timeout: float = 30.0) -> Analysis:
-    """Ask the nodes and conclude. Never raises because of a node."""
-    evidence = gather(backend, RunRef(run.run_id, run.plan), attempt, timeout=timeout)
+def analyse(
+    backend: Backend,
+    run: Run,
+    status: RunStatus,
+    attempt: int,
+    *,
+    more: tuple[str, ...] = (),
+    timeout: float = 30.0,
+) -> Analysis:
+    """Ask the nodes and conclude. Never raises because of a node. more: globs of further files to bring."""
+    evidence = gather(backend, RunRef(run.run_id, run.plan), attempt, more=more, timeout=timeout)
     moments = build(evidence)
     slow = stragglers(metrics_by_rank(evidence))
     return Analysis(status, evidence, moments, conclude(evidence, moments, slow))

@@ -4,6 +4,7 @@ driver's logs, and how far each node's clock is off.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -88,17 +89,20 @@ def patterns(attempt: int) -> tuple[str, ...]:
     return (f"logs/attempt-{attempt}/*.log", *folders, "events.jsonl", "metrics/rank-*.jsonl", "heartbeat/rank-*")
 
 
-def gather(backend: Backend, run: RunRef, attempt: int, *, timeout: float = 30.0) -> Evidence:
-    """Ask every node. One that does not answer is in ``unreachable``; never raises because of one."""
-    evidence = Evidence(run, attempt)
-    _ask_clocks(backend, evidence, timeout)
-    names = [node.name for node in run.plan.nodes if node.name not in evidence.unreachable]
-    if not names:
-        return evidence
-    cursors = _cursors(backend, evidence, timeout)
-    _read_files(backend, evidence, cursors)
-    _read_driver_logs(backend, evidence, timeout)
+def gather(
+    backend: Backend, run: RunRef, attempt: int, *, more: tuple[str, ...] = (), timeout: float = 30.0
+) -> Evidence:
+    """Ask every node, spares and nodes given up among them. One that does not answer is in ``unreachable``; never
+    raises because of one. more: globs of further files to bring."""
+    plan = dataclasses.replace(run.plan, nodes=(*run.plan.nodes, *run.plan.spares), spares=())
+    evidence = Evidence(RunRef(run.run_id, plan), attempt)
     evidence.journal = read_supervision(run.run_id)
+    _ask_clocks(backend, evidence, timeout)
+    if not evidence.statuses:
+        return evidence
+    wanted = tuple(dict.fromkeys((*patterns(attempt), *more)))
+    _read_files(backend, evidence, _cursors(backend, evidence, wanted, timeout), wanted)
+    _read_driver_logs(backend, evidence, timeout)
     return evidence
 
 
@@ -107,7 +111,8 @@ def _ask_clocks(backend: Backend, evidence: Evidence, timeout: float) -> None:
     for _ in range(2):
         for name, answer in backend.poll(evidence.run, timeout=timeout).items():
             if isinstance(answer, NodeError):
-                evidence.unreachable[name] = answer.what
+                if answer.kind != "no_run":  # a spare that never had it
+                    evidence.unreachable[name] = answer.what
                 continue
             evidence.unreachable.pop(name, None)
             evidence.statuses[name] = answer
@@ -131,25 +136,27 @@ def read_clock(status: Mapping[str, Any]) -> Clock:
     return Clock(offset, uncertainty, utc_offset)
 
 
-def _cursors(backend: Backend, evidence: Evidence, timeout: float) -> dict[str, dict[str, int]]:
+def _cursors(
+    backend: Backend, evidence: Evidence, wanted: tuple[str, ...], timeout: float
+) -> dict[str, dict[str, int]]:
     """Where to start reading each file, so that all ends together stay within TOTAL."""
     sizes: dict[str, dict[str, int]] = {}
-    for name, answer in backend.files(evidence.run, patterns(evidence.attempt), timeout=timeout).items():
-        if isinstance(answer, NodeError):
-            evidence.unreachable[name] = answer.what
-        else:
+    for name, answer in backend.files(evidence.run, wanted, timeout=timeout).items():
+        if not isinstance(answer, NodeError):
             sizes[name] = {path: int(facts["size"]) for path, facts in answer.items()}
     share = TOTAL // max(1, sum(map(len, sizes.values())))
     bound = max(LEAST, min(MOST, share))
     return {name: {path: size - bound for path, size in paths.items() if size > bound} for name, paths in sizes.items()}
 
 
-def _read_files(backend: Backend, evidence: Evidence, cursors: Mapping[str, Mapping[str, int]]) -> None:
+def _read_files(
+    backend: Backend, evidence: Evidence, cursors: Mapping[str, Mapping[str, int]], wanted: tuple[str, ...]
+) -> None:
     parts: dict[tuple[str, str], list[str]] = {}
-    for item in backend.follow(evidence.run, cursors, patterns(evidence.attempt), until_final=False):
+    for item in backend.follow(evidence.run, cursors, wanted, until_final=False):
         if isinstance(item, Chunk):
             parts.setdefault((item.node, item.path), []).append(item.text)
-        elif isinstance(item, FollowLost) and item.final:
+        elif isinstance(item, FollowLost) and item.final and item.error.kind != "no_run":
             evidence.unreachable[item.node] = item.error.what
     for (node, path), texts in parts.items():
         cut = cursors.get(node, {}).get(path, 0)

@@ -94,7 +94,8 @@ def _own_faults(faults: Sequence[Moment]) -> list[Moment]:
     for one in faults:
         if one.time is not None and one.kind != "supervisor":
             groups.setdefault((one.node, one.rank), []).append(one)
-    return [one for group in groups.values() if (one := _own_making(group)) is not None]
+    found = [_own_making(group) for group in groups.values()]
+    return [one for one in found if one is not None]
 
 
 def _patience(one: Moment) -> float:
