@@ -53,7 +53,8 @@ def _row(entry: Entry) -> list[object]:
 
     moment = time.strftime("%H:%M:%S", time.localtime(entry.time)) + f".{int(entry.time * 10) % 10}"
     rank = "-" if entry.rank is None else entry.rank
-    words = ": ".join(word for word in (entry.reason, entry.detail) if word)
+    named = entry.reason if not entry.detail.startswith(entry.reason) else ""
+    words = ": ".join(word for word in (named, entry.detail) if word)
     shown = words if len(words) <= 110 else words[:107] + "..."
     return [moment, entry.attempt, entry.event, entry.node or "-", rank, shown]
 
