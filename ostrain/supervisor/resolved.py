@@ -18,6 +18,7 @@ from ostrain.spec.document import Mapping
 from ostrain.spec.job import JobSpec
 from ostrain.spec.load import LoadedJob
 from ostrain.spec.problems import Mark, Problem, Source, render_all
+from ostrain.spec.rank_tables import remade_table
 from ostrain.supervisor.layouts import Fit, Shape, shrink
 
 SUPERVISED = ("local", "ssh")  # backends whose nodes are ours to choose
@@ -101,9 +102,9 @@ def recompiled(plan: LaunchPlan, nodes: Sequence[str], fit: Fit | None) -> Launc
     chosen = [by_name[name] for name in nodes]
     others = [node for node in inventory.nodes if node.name not in nodes]
     job = _fitted(job, fit) if fit is not None else job
-    loaded = LoadedJob(
-        Path(plan.job["path"]), job, inventory.model_copy(update={"nodes": chosen + others}), _no_tree(plan.job["path"])
-    )
+    path, moved = Path(plan.job["path"]), inventory.model_copy(update={"nodes": chosen + others})
+    table = remade_table(job, moved, path)
+    loaded = LoadedJob(path, job, moved, _no_tree(plan.job["path"]), rank_table=table)
     made = compile_plan(loaded)
     spares = tuple(node for node in (*plan.nodes, *plan.spares) if node.name not in nodes)
     return dataclasses.replace(
