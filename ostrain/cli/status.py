@@ -8,7 +8,7 @@ import click
 
 from ostrain.cli.common import json_option, opened_backend, opened_store
 from ostrain.states import REASONS, ExitCode
-from ostrain.status import RunStatus, refresh
+from ostrain.status import RunStatus, refresh, supervision_of, unsupervised
 from ostrain.store import Run
 from ostrain.talk import emit_json, next_commands, since, table
 
@@ -35,7 +35,7 @@ def status(run: str, as_json: bool) -> int:
             with opened_backend(found.plan) as backend:
                 told = refresh(store, found, backend)
     if as_json:
-        emit_json(told.as_dict())
+        emit_json({**told.as_dict(), "supervision": supervision_of(found)})
     else:
         click.echo(describe(found, told))
     return told.exit_code
@@ -62,8 +62,28 @@ def _heading(run: Run, told: RunStatus) -> list[str]:
     lines.append(f"  attempt {run.attempt}, newest checkpoint: {checkpoint}, submitted {since(run.created)} ago")
     for node, why in sorted(told.unreachable.items()):
         lines.append(f"  node {node} does not answer: {why}")
+    lines += _supervision_lines(run)
     if told.state.final and not told.settled and not told.unreachable:
         lines.append("  some nodes are still ending; ask again, or `ostrain cancel` to end them now")
+    return lines
+
+
+def _supervision_lines(run: Run) -> list[str]:
+    told = supervision_of(run)
+    if told is None:
+        return []
+    counts = f"{told['restarts']} of {told['max']} restarts in a row used"
+    if told["gave_up"]:
+        lines = [f"  given up: {told['gave_up']}"]
+    elif told["alive"]:
+        lines = [f"  supervised by process {told['pid']}; {counts}"]
+    else:
+        hint = unsupervised(run)
+        lines = [f"  {hint}"] if hint else []
+    for node, why in told["excluded"].items():
+        lines.append(f"  node {node} was given up: {why}")
+    if told["spares"]:
+        lines.append(f"  spares: {', '.join(told['spares'])}")
     return lines
 
 
