@@ -19,6 +19,7 @@ class RunStatus:
 
     fault: the earliest fault over all nodes, on this machine's clock: ``node, rank, reason, signal, exit_code, time,
         log, tail, message``.
+    waits_for: a scheduler's own word for why it has not started the run yet; "" without one.
     nodes: node -> the agent's status object. unreachable: node -> why it could not be asked.
     """
 
@@ -30,6 +31,7 @@ class RunStatus:
     fault: dict[str, Any] | None = None
     progress: dict[str, Any] | None = None
     checkpoint: int | None = None
+    waits_for: str = ""
     nodes: dict[str, Any] = field(default_factory=dict)
     unreachable: dict[str, str] = field(default_factory=dict)
 
@@ -48,6 +50,7 @@ class RunStatus:
             "fault": self.fault,
             "progress": self.progress,
             "checkpoint": self.checkpoint,
+            "waits_for": self.waits_for,
             "nodes": self.nodes,
             "unreachable": self.unreachable,
         }
@@ -94,7 +97,8 @@ def derive(run: Run, answers: PerNode[dict[str, Any]], now: float) -> RunStatus:
         attempt=run.attempt,
         state=state,
         reason=reason,
-        settled=state.final and not running and not unreachable,
+        settled=state.final and not running and not unreachable and not _job_lives(nodes),
+        waits_for=_waits_for(nodes) if state is State.PREPARING else "",
         fault=fault,
         progress=_progress(current, run.attempt),
         checkpoint=_newest_checkpoint(nodes),
@@ -108,6 +112,11 @@ def _decide(
 ) -> tuple[State, str, dict[str, Any] | None]:
     states = [status["state"] for status in current.values()]
     fault = _first_fault(current, now)
+    if states and len(current) == expected and all(state == "NONE" for state in states):
+        if all(status["reason"] == "queued" for status in current.values()):
+            return State.PREPARING, "queued", fault
+        if _job_lives(current):
+            return State.PREPARING, "preparing", fault
     if "FAILED" in states:
         failed = [status["reason"] for status in current.values() if status["state"] == "FAILED"]
         return State.FAILED, fault["reason"] if fault else failed[0], fault
@@ -128,6 +137,16 @@ def _decide(
         "start_failed",
         {"reason": "start_failed", "node": None, "rank": None, "message": {"what": missing}},
     )
+
+
+def _job_lives(nodes: Mapping[str, Any]) -> bool:
+    """Whether a scheduler still has a job of the run: what the nodes say need not be the last word."""
+    return any((status.get("scheduler") or {}).get("live") for status in nodes.values())
+
+
+def _waits_for(nodes: Mapping[str, Any]) -> str:
+    """Why a scheduler has not started the run yet, in its own word."""
+    return next((str(job["reason"]) for one in nodes.values() if (job := one.get("scheduler")) and job.get("reason")), "")
 
 
 def _first_fault(current: Mapping[str, Any], now: float) -> dict[str, Any] | None:
@@ -159,11 +178,19 @@ def refresh(store: Store, run: Run, backend: Backend, *, timeout: float = 10.0) 
     if run.settled:
         return RunStatus.from_run(run)
     answers = backend.poll(RunRef(run.run_id, run.plan), timeout=timeout)
+    run = _adopted(store, run, answers)
     status = _mended(run, derive(run, answers, time.time()))
     stored = store.record(run, status.state, status.reason, status.settled, status.as_dict())
     if stored.attempt != run.attempt or (stored.settled and not status.settled):
         return RunStatus.from_run(stored)
     return status
+
+
+def _adopted(store: Store, run: Run, answers: PerNode[dict[str, Any]]) -> Run:
+    """The run at the attempt that its nodes are at: a scheduler begins attempts by itself."""
+    begun = [one["attempt"] for one in answers.values() if not isinstance(one, NodeError) and "scheduler" in one]
+    newest = max(begun, default=0)
+    return store.adopt(run, newest) if newest > run.attempt else run
 
 
 def _mended(run: Run, status: RunStatus) -> RunStatus:
@@ -193,3 +220,10 @@ def supervision_of(run: Run) -> dict[str, Any] | None:
         "spares": [node.name for node in run.plan.spares if node.name not in excluded],
         "gave_up": memory.get("gave_up", ""),
     }
+
+
+def unsupervised(run: Run) -> str:
+    """What to tell where a run's job wants a supervisor and none is at work; empty otherwise."""
+    if run.settled or not run.plan.restart.get("max") or run.supervised or run.state is State.PREPARING:
+        return ""
+    return f"nobody supervises {run.run_id}: `ostrain supervise {run.run_id} --detach` takes it over"

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ostrain.cli.common import json_option, opened_backend, opened_store
-from ostrain.status import RunStatus, refresh
+from ostrain.status import RunStatus, refresh, unsupervised
 from ostrain.store import Run, Store
 from ostrain.talk import emit_json, since, table
 
@@ -63,6 +63,7 @@ def _row(run: Run, status: RunStatus) -> dict[str, Any]:
         "attempt": run.attempt,
         "created": run.created,
         "unreachable": sorted(status.unreachable),
+        "unsupervised": bool(unsupervised(run)),
     }
 
 
@@ -79,5 +80,7 @@ def _shown(row: dict[str, Any]) -> dict[str, object]:
         "NODES": row["nodes"],
         "ATTEMPT": row["attempt"],
         "AGE": since(row["created"]),
-        "REASON": row["reason"] + (f" (no answer: {', '.join(row['unreachable'])})" if row["unreachable"] else ""),
+        "REASON": row["reason"]
+        + (f" (no answer: {', '.join(row['unreachable'])})" if row["unreachable"] else "")
+        + (" (unsupervised: ostrain supervise RUN)" if row["unsupervised"] else ""),
     }
