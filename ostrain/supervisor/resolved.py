@@ -63,6 +63,18 @@ def attach(plan: LaunchPlan, loaded: LoadedJob) -> LaunchPlan:
     return dataclasses.replace(plan, spares=spares, restart=restart.model_dump(mode="json"), job=job)
 
 
+def disk_warning(loaded: LoadedJob) -> str:
+    """What to tell before a supervised run starts whose checkpoints go with the disk of one node; "" otherwise."""
+    checkpoint = getattr(loaded.job.config, "checkpoint", None)
+    if checkpoint is None or loaded.job.nodes == 1 or checkpoint.copies > 1 or checkpoint.dir.startswith("/"):
+        return ""
+    task = loaded.job.task
+    return (
+        f"{task}.checkpoint.copies is 1: unless the nodes share a disk, a node that is lost takes its part of every "
+        f"checkpoint along, and no restart can go on without it; say {task}.checkpoint.copies: 2"
+    )
+
+
 def shape_of(plan: LaunchPlan) -> Shape | None:
     """How the job wants to be spread; None where the plan does not hold its job."""
     if not plan.job:
