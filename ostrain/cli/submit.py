@@ -71,8 +71,10 @@ def compiled(job: Path, overrides: tuple[str, ...]) -> LaunchPlan:
     plan = compile_plan(loaded)
     if loaded.job.restart.max == 0:
         return plan
-    from ostrain.supervisor.resolved import attach
+    from ostrain.supervisor.resolved import attach, disk_warning
 
+    if warning := disk_warning(loaded):
+        say(f"warning: {warning}")
     return attach(plan, loaded)
 
 
