@@ -176,8 +176,9 @@ def _words(node: ResolvedNode) -> list[str]:
 
 def _devices(wanted: TableWanted, report: Report) -> tuple[tuple[int, ...], ...]:
     """Physical ids by rank, node by node."""
-    listed = [device for server in report.servers for device in server.devices] or report.ranks
-    by_rank = [device.device_id or 0 for device in sorted(listed, key=lambda device: device.rank_id or 0)]
+    pairs = [(device.rank_id or 0, device.device_id or 0) for server in report.servers for device in server.devices]
+    pairs += [(rank.rank_id or 0, rank.device_id or 0) for rank in report.ranks]
+    by_rank = [device for _, device in sorted(pairs)]
     each = wanted.job.devices_per_node
     return tuple(tuple(by_rank[start : start + each]) for start in range(0, len(by_rank), each))
 
