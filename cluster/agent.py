@@ -771,7 +771,8 @@ class Agent:
         why = self.request.get("why")
         if why:
             try:
-                answer = subprocess.run([sys.executable, *why], stdin=subprocess.DEVNULL, capture_output=True, timeout=10)
+                argv = [sys.executable, *why]
+                answer = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=10)
                 word, _, text = answer.stdout.decode("utf-8", "replace").strip().partition(" ")
                 if re.match(r"[a-z_]+\Z", word):
                     reason, what = word, text
@@ -1028,6 +1029,8 @@ def held_request(run: RunDir) -> Json:
     if request is None:
         raise AgentError("no_run", "nobody asked for a start here", run.at("agent/request.json"))
     request["held"] = True
+    host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+    request["where"] = {"host": host, "job": os.environ.get("SLURM_JOB_ID", ""), **(request.get("where") or {})}
     for name in ("attempt", "master_port"):
         request[name] = int(os.environ.get("OSTRAIN_" + name.upper()) or request.get(name) or 0)
     request["secrets"] = read_json(run.at("agent/secrets.json")) or {}

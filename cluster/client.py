@@ -58,6 +58,10 @@ class AgentClient:
         """The absolute path of the node's root."""
         return self._install(timeout)[0]
 
+    def file(self, timeout: float) -> str:
+        """Where the program lies on the node."""
+        return self._install(timeout)[1]
+
     def run_dir(self, run_id: str, timeout: float) -> str:
         return f"{self.root(timeout)}/runs/{run_id}/{self.node}"
 

@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from cluster.modelarts_inventory import ModelArts
+from cluster.slurm_inventory import SlurmSection
 from models.units import Size
 from ostrain.environment import Env, Line, Part
 
 _NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?\Z")
 LOCAL_SLOTS = 64
-SERVICES = ("modelarts",)  # backends that give nodes at the start; each has a section of its name
+SERVICES = ("slurm", "modelarts")  # backends that give nodes at the start; each has a section of its name
 
 
 def _node_name(value: str) -> str:
@@ -95,10 +96,11 @@ class Inventory(Part):
     """A cluster: its backend, its kind of device, its nodes. Order of nodes is the order ranks are placed in."""
 
     name: NodeName = Field(description="the cluster's name")
-    backend: Literal["local", "ssh", "modelarts"] = Field("ssh", description="how ostrain reaches the nodes")
+    backend: Literal["local", "ssh", "slurm", "modelarts"] = Field("ssh", description="how ostrain reaches the nodes")
     device: Literal["Ascend", "CPU"] = Field("Ascend", description="what the workers compute on")
     facts: Host | None = Field(
-        None, description="folder beside this file with what the nodes' devices said: ostrain ranktable make --save-facts"
+        None,
+        description="folder beside this file with what the nodes' devices said: ostrain ranktable make --save-facts",
     )
     defaults: NodeDefaults = Field(default_factory=NodeDefaults, description="what all nodes have in common")
     nodes: list[Node] = Field(
@@ -106,6 +108,7 @@ class Inventory(Part):
         min_length=1,
         description="the nodes, in the order ranks are placed in; not where a service gives them",
     )
+    slurm: SlurmSection | None = Field(None, description="for backend slurm: what Slurm is asked for")
     modelarts: ModelArts | None = Field(None, description="for backend modelarts: project, pool, image, storage")
 
     @property

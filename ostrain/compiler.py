@@ -16,7 +16,7 @@ from ostrain.environment import Env, Expand, Secret
 from ostrain.launch_files import LaunchFiles
 from ostrain.layout import Layout
 from ostrain.plan import LaunchPlan, NodeAccess, NodePlan, PlanFile
-from ostrain.service_files import service_files
+from ostrain.service_files import service_facts, service_files
 from ostrain.spec.load import LoadedJob
 from ostrain.templating import Templates
 
@@ -71,7 +71,7 @@ class _Compiler:
             sources=self.loaded.sources,
             secrets=dict(sorted(self.secrets.items())),
             checks=self.checks(),
-            service=self.loaded.inventory.service,
+            service=service_facts(self.loaded),
         )
 
     def node(self, index: int, node: ResolvedNode, config: PlanFile) -> NodePlan:
@@ -89,6 +89,7 @@ class _Compiler:
                 *self.launch.files(self.launch_values(index, node, python, devices)),
                 PlanFile("env.sh", self.env_text(node), 0o600),
                 config,
+                *service_files(self.loaded, index, python, self.templates),
             ),
         )
 

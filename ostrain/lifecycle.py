@@ -29,7 +29,7 @@ class NodesFailed(OstrainError):
         self.failures = dict(failures)
 
     def __str__(self) -> str:
-        return "\n".join(str(failure) for failure in self.failures.values()) + "\n\n" + super().__str__()
+        return "\n".join(dict.fromkeys(map(str, self.failures.values()))) + "\n\n" + super().__str__()
 
 
 def raise_failures(doing: str, answers: PerNode[Any], *, note: str = "") -> None:
@@ -101,8 +101,9 @@ def resume(store: Store, backend: Backend, run: Run, *, secrets: Mapping[str, st
         )
     if run.supervision:
         store.remember(run.run_id, {**run.supervision, "restarts": 0, "faults": [], "gave_up": ""})
+    run = store.get(run.run_id)  # a scheduler may have begun attempts by itself
     raise_failures("the check", backend.probe(run.plan))
-    claimed = store.claim(store.get(run.run_id), run.attempt + 1)
+    claimed = store.claim(run, run.attempt + 1)
     ref = RunRef(run.run_id, run.plan)
     try:
         say(f"making sure that attempt {run.attempt} is over")

@@ -59,7 +59,7 @@ class LaunchPlan:
     sources: name -> path on the submitting machine; pushed once per content, found as ``files/<name>``.
     secrets: environment variable -> name of the secret. Values never enter a plan.
     master_port: 0 means: the first node's agent picks a free one at each start.
-    service: what the backend of a service (ModelArts) wants to know beyond nodes: the inventory's section of its name.
+    service: what the backend of a service (Slurm, ModelArts) wants to know beyond nodes (``ostrain.service_files``).
     checks: what a node is probed for before a start (see ``cluster.agent`` probe): device, devices, min_free_bytes,
         modules (importable Python modules), programs (on PATH).
     """

@@ -57,6 +57,9 @@ _TABLE = (
         "a fault was found; the supervisor starts the next attempt",
         "ostrain status RUN",
     ),
+    Reason(
+        "queued", State.PREPARING, ExitCode.OK, False, "waits in the scheduler's queue", "wait, or ostrain cancel RUN"
+    ),
     Reason("running", State.RUNNING, ExitCode.OK, False, "workers run on every node", "ostrain logs -f RUN"),
     Reason(
         "done", State.SUCCEEDED, ExitCode.OK, False, "every worker of every node ended with 0", "ostrain status RUN"
@@ -167,6 +170,30 @@ _TABLE = (
         True,
         "ended here because another node had failed",
         "see the first fault",
+    ),
+    Reason(
+        "slurm_timeout",
+        State.FAILED,
+        ExitCode.RUN_FAILED,
+        True,
+        "the time limit of the Slurm job was reached",
+        "ostrain resume RUN",
+    ),
+    Reason(
+        "slurm_preempted",
+        State.FAILED,
+        ExitCode.RUN_FAILED,
+        True,
+        "Slurm took the nodes away: preemption or requeue",
+        "ostrain resume RUN",
+    ),
+    Reason(
+        "slurm_node_fail",
+        State.FAILED,
+        ExitCode.RUN_FAILED,
+        True,
+        "Slurm lost a node of the job",
+        "ostrain resume RUN",
     ),
     Reason(
         "superseded",

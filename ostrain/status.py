@@ -146,7 +146,8 @@ def _job_lives(nodes: Mapping[str, Any]) -> bool:
 
 def _waits_for(nodes: Mapping[str, Any]) -> str:
     """Why a scheduler has not started the run yet, in its own word."""
-    return next((str(job["reason"]) for one in nodes.values() if (job := one.get("scheduler")) and job.get("reason")), "")
+    words = ((one.get("scheduler") or {}).get("reason") for one in nodes.values())
+    return str(next(filter(None, words), ""))
 
 
 def _first_fault(current: Mapping[str, Any], now: float) -> dict[str, Any] | None:

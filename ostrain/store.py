@@ -235,6 +235,15 @@ class Store:
             )
         return self.get(run.run_id)
 
+    def adopt(self, run: Run, attempt: int) -> Run:
+        """Note that a scheduler has begun a further attempt by itself."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE runs SET attempt=?, settled=0, state=?, reason=?, updated=? WHERE run_id=? AND attempt<?",
+                (attempt, State.RUNNING.value, "running", time.time(), run.run_id, attempt),
+            )
+        return self.get(run.run_id)
+
     def release(self, run_id: str, state: State, reason: str) -> Run:
         """The client's part of a start is over."""
         with self._transaction():

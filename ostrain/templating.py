@@ -60,6 +60,16 @@ def comment(value: str) -> Quoted:
     return Quoted(re.sub(r"[^\w .,:;@%+=/()-]", "_", value))
 
 
+_OPTION = re.compile(r"[A-Za-z0-9_.,:;@%+=/()\[\]*&|!~^?<>-]+\Z")
+
+
+def option(value: str) -> Quoted:
+    """A word of a ``#SBATCH`` line, or of a command in it, that nothing takes apart. ValueError for any other."""
+    if not _OPTION.match(value):
+        raise ValueError(f"{value!r} cannot stand in an #SBATCH line")
+    return Quoted(value)
+
+
 def _checked(value: Any) -> Any:
     if isinstance(value, Quoted) or (isinstance(value, int) and not isinstance(value, bool)):
         return value
@@ -77,7 +87,7 @@ def _environment() -> jinja2.Environment:
         finalize=_checked,
     )
     environment.filters = {
-        "sh": sh, "path": path, "value": env_value, "name": name, "comment": comment
+        "sh": sh, "path": path, "value": env_value, "name": name, "comment": comment, "option": option
     }  # fmt: skip
     return environment
 

@@ -48,6 +48,8 @@ def describe(run: Run, told: RunStatus) -> str:
 
 def _heading(run: Run, told: RunStatus) -> list[str]:
     meaning = REASONS[told.reason].meaning if told.reason in REASONS else ""
+    if told.waits_for:
+        meaning = f"{told.waits_for} ({meaning})"
     lines = [f"{run.run_id}  {told.state.value}  {told.reason}: {meaning}"]
     if told.progress:
         progress = told.progress
@@ -59,13 +61,24 @@ def _heading(run: Run, told: RunStatus) -> list[str]:
             parts.append(f"{progress['seconds']:.2f} s/step")
         lines.append("  " + ", ".join(parts))
     checkpoint = f"step {told.checkpoint}" if told.checkpoint is not None else "none yet"
-    lines.append(f"  attempt {run.attempt}, newest checkpoint: {checkpoint}, submitted {since(run.created)} ago")
+    lines.append(f"  attempt {told.attempt}, newest checkpoint: {checkpoint}, submitted {since(run.created)} ago")
+    lines += _job_lines(told)
     for node, why in sorted(told.unreachable.items()):
         lines.append(f"  node {node} does not answer: {why}")
     lines += _supervision_lines(run)
     if told.state.final and not told.settled and not told.unreachable:
         lines.append("  some nodes are still ending; ask again, or `ostrain cancel` to end them now")
     return lines
+
+
+def _job_lines(told: RunStatus) -> list[str]:
+    """What a scheduler says of the run's job."""
+    job = next((one["scheduler"] for one in told.nodes.values() if (one.get("scheduler") or {}).get("job")), None)
+    if job is None:
+        return []
+    where = f" on {job['hosts']}" if job.get("hosts") else ""
+    starts = f", expected to start {job['starts']}" if job.get("starts") and not where else ""
+    return [f"  Slurm job {job['job']}: {job['state']}{where}{starts}"]
 
 
 def _supervision_lines(run: Run) -> list[str]:

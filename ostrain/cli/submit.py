@@ -69,7 +69,7 @@ def compiled(job: Path, overrides: tuple[str, ...]) -> LaunchPlan:
     if problems:
         raise SpecError(problems)
     plan = compile_plan(loaded)
-    if loaded.job.restart.max == 0:
+    if loaded.job.restart.max == 0 or "attempts" in plan.service:  # the latter wait in Slurm's queue
         return plan
     from ostrain.supervisor.resolved import attach, disk_warning
 

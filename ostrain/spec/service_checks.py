@@ -26,7 +26,7 @@ def service_problems(inventory: Inventory, tree: Mapping) -> Iterator[Problem]:
             yield Problem(value_mark(tree, ("backend",)), f"backend {name} needs a section `{name}:`")
     if inventory.allocated:
         for key in ("user", "port", "identity_file", "interface"):
-            if getattr(inventory.defaults, key) is not None:
+            if getattr(inventory.defaults, key) is not None and (key, inventory.backend) != ("interface", "slurm"):
                 message = f"nobody logs in to nodes of {inventory.backend}" if key != "interface" else (
                     f"{inventory.backend} connects the nodes itself"
                 )  # fmt: skip
@@ -37,5 +37,20 @@ def job_problems(job: JobSpec, inventory: Inventory) -> Iterator[tuple[str, str]
     """(dotted path in the job, message): what a service cannot do."""
     if inventory.backend == "modelarts" and job.launcher == "rank_table":
         yield "launcher", "a rank table lists addresses, which ModelArts gives at the start only; use msrun"
+    if inventory.backend == "slurm":
+        yield from _slurm_problems(job, inventory)
     if inventory.backend == "modelarts" and job.restart.spares:
         yield "restart.spares", "ModelArts replaces nodes itself; say `auto_restart` in the inventory"
+
+
+def _slurm_problems(job: JobSpec, inventory: Inventory) -> Iterator[tuple[str, str]]:
+    """What a job on Slurm cannot have."""
+    if job.launcher == "rank_table":
+        yield "launcher", "a rank table lists addresses, which Slurm decides on at the start only; use msrun or mpirun"
+    if job.restart.spares:
+        yield "restart.spares", "Slurm chooses the nodes of every attempt itself; there is nothing to keep ready"
+    for part in (inventory.slurm.gres or "").split(",")[:1] if inventory.slurm else []:
+        count = part.rpartition(":")[2]
+        if count.isdigit() and int(count) < job.devices_per_node:
+            message = f"{job.devices_per_node} devices on every node, but the inventory asks Slurm for {part}"
+            yield "devices_per_node", message

@@ -34,7 +34,7 @@ def test_nodes_take_what_they_do_not_say_from_the_defaults() -> None:
         ("host: 192.0.2.1}", "hoost: 192.0.2.1}", (6, 15, "hoost"), "did you mean 'host'?"),
         ("name: b", "name: a", (7, 12, "a"), "name 'a' is used by two nodes (first in line 6)"),
         ("192.0.2.2", "192.0.2.1", (7, 21, "192.0.2.1"), "host '192.0.2.1' is used by two nodes"),
-        ("backend: ssh", "backend: slurm", (2, 10, "slurm"), "not one of local, ssh"),
+        ("backend: ssh", "backend: nomad", (2, 10, "nomad"), "not one of local, ssh, slurm, modelarts"),
         ("backend: ssh", "backend: local", (2, 10, "local"), "the local backend has one node"),
         ("devices: 8", "devices: [0, 0]", (4, 21, "[0, 0]"), "device 0 is listed twice"),
         ("devices: 8", "devices: many", (4, 21, "many"), "needs a whole number or a list"),
