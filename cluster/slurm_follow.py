@@ -18,7 +18,7 @@ SOON = 0.5
 GROUP = "login"  # the name the stream of all nodes goes by
 
 OpenGroup = Callable[[dict[str, Any]], Stream]
-Poll = Callable[[], PerNode[dict[str, Any]]]
+Poll = Callable[[], "PerNode[dict[str, Any]]"]
 
 
 class _Endable:
