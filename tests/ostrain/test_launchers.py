@@ -159,18 +159,20 @@ esac
 """
 
 
+ALONE = "#!/bin/sh\nexit 1\n"
+
+
 @pytest.mark.parametrize(
-    ("devices", "allowed", "topology", "wanted"),
+    ("launcher", "devices", "allowed", "topology", "wanted"),
     [
-        ("[0, 1]", "0-191", TOPOLOGY, ["144,145", "146,147"]),
-        ("[0, 2]", "0-191", TOPOLOGY, ["144,145,146,147", "0,1,2,8"]),
-        ("[3, 2]", "0-1,8-191", TOPOLOGY, ["0", "1,8"]),
-        ("[0, 1]", "0-4", TOPOLOGY, ["0,1", "2,3,4"]),  # none of the near ones may be used
-        ("[0, 1]", "7,9", "#!/bin/sh\nexit 1\n", ["7", "9"]),
-        ("[0, 1]", "7", "#!/bin/sh\nexit 1\n", [None, None]),
+        ("rank_table", "[0, 1]", "0-191", TOPOLOGY, ["144,145", "146,147"]),
+        ("mpirun", "[0, 2]", "0-191", TOPOLOGY, ["144,145,146,147", "0,1,2,8"]),
+        ("rank_table", "[3, 2]", "0-1,8-191", TOPOLOGY, ["0", "1,8"]),
+        ("rank_table", "[0, 1]", "0-4", TOPOLOGY, ["0,1", "2,3,4"]),  # none of the near ones may be used
+        ("rank_table", "[0, 1]", "7,9", ALONE, ["7", "9"]),
+        ("rank_table", "[0, 1]", "7", ALONE, [None, None]),
     ],
 )
-@pytest.mark.parametrize("launcher", ["mpirun", "rank_table"])
 def test_workers_are_bound_to_the_cores_near_their_devices(
     toy: ToyNode, launcher: str, devices: str, allowed: str, topology: str, wanted: list[str | None]
 ) -> None:

@@ -15,6 +15,7 @@ from ostrain.plan import SHARED_FROM, LaunchPlan, PlanFile
 from ostrain.ranktable import check_data
 from ostrain.spec import check_runnable, load_job
 from ostrain.spec.rank_tables import plain_table, remade_table
+from tests.ostrain.ranktable_helpers import SAMPLES
 from tests.ostrain.spec_helpers import INVENTORY, compiled, place, problems, the_problem, write_inventory, write_job
 
 HEAD = "name: j\ncluster: duo\nnodes: 2\ndevices_per_node: 2\nlauncher: rank_table\n"
@@ -64,6 +65,16 @@ def test_ranks_keep_the_devices_the_table_gives_them(tmp_path: Path) -> None:
     _, plan = compiled(with_table(tmp_path, data))
     assert [node.devices for node in plan.nodes] == [(0, 1), (3, 5)]
     assert "OSTRAIN_DEVICES=3,5" in files(plan, 1)["launch.sh"].text
+
+
+def test_a_table_of_version_2_is_laid_out_by_rank(tmp_path: Path) -> None:
+    data = json.loads((SAMPLES / "version-2.0.json").read_text())
+    by_rank = {rank["rank_id"]: rank["device_id"] for rank in data["rank_list"]}
+    head = HEAD.replace("nodes: 2", "nodes: 1").replace("devices_per_node: 2", f"devices_per_node: {len(by_rank)}")
+    write_inventory(tmp_path)
+    (tmp_path / "t.json").write_text(json.dumps(data))
+    _, plan = compiled(write_job(tmp_path, "rank_table: t.json\n", head=head))
+    assert plan.nodes[0].devices == tuple(by_rank[rank] for rank in sorted(by_rank))
 
 
 def changed(change: str) -> Any:
@@ -129,7 +140,7 @@ def test_what_is_no_table_is_a_problem_of_the_job(tmp_path: Path, text: str, wor
 
 
 def test_the_old_format_has_to_be_converted(tmp_path: Path) -> None:
-    sample = Path(__file__).parents[1] / "golden/ranktables/accepted/group_format.json"
+    sample = SAMPLES.parent / "accepted/group_format.json"
     problem = the_problem(with_table(tmp_path, sample.read_text()))
     assert "`ostrain ranktable convert FILE --to 1.0`" in problem and place(problem)[2].startswith('"group_list"')
 
