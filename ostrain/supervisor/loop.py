@@ -161,7 +161,8 @@ def _settled(crew: Crew, run: Run) -> RunStatus:
         except OstrainError:  # deleted meanwhile
             return RunStatus.from_run(run)
         told = RunStatus.from_run(current) if current.settled else refresh(crew.store, current, crew.backend)
-        if told.settled or time.monotonic() > deadline or not told.state.final:
+        ending = told.state.final or current.wanted == "cancel"  # whoever cancels writes the outcome last
+        if told.settled or time.monotonic() > deadline or not ending:
             return told
         time.sleep(0.3)
 

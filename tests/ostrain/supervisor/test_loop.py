@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import threading
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cluster.backend import NodeError, RunRef
 from ostrain.lifecycle import cancel, resume
 from ostrain.states import State
 from tests.cluster.toys import wait_until
@@ -105,11 +105,56 @@ def test_a_run_whose_supervisor_died_is_adopted_with_what_it_knew(site: ToySite)
     assert site.store.get(run.run_id).supervision["total"] == 8
 
 
-def test_two_supervisors_never_meet(site: ToySite) -> None:
-    run = site.submit(site.plan(nodes=1, orders="1 0 2 time.sleep(8)", hang_timeout=60.0))
+def test_a_node_that_goes_is_fenced_a_spare_takes_its_rank_and_it_cannot_come_back(
+    site: ToySite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = "1 0 6 time.sleep(60)\n1 1 20 time.sleep(60)"  # what ranks do whose peer is gone
+    plan = site.with_spares(site.plan(orders=waits, hang_timeout=60.0), 1, monkeypatch, orders="2 0 30 time.sleep(4)")
+    run = site.submit(plan)
     thread, told = site.in_thread(run)
-    wait_until(lambda: site.store.get(run.run_id).supervised, 10.0)
-    assert threading.active_count() > 1
-    kill_worker(site.wait_step(run, "n0", 1), signal.SIGTERM)
-    thread.join(30.0)
-    assert told[0].state is State.SUCCEEDED
+    old = site.wait_step(run, "n1", 6)["workers"][0]["pid"]
+    site.backend.cut.add("n1")
+    wait_until(lambda: "restarted" in words(site.events(run)), 30.0)
+    os.kill(old, 0)  # it still runs there
+    site.backend.cut.clear()
+    thread.join(40.0)
+    assert told and (told[0].state, told[0].attempt) == (State.SUCCEEDED, 2)
+    entries = site.events(run)
+    fault = the(entries, "detected")
+    assert (fault.reason, fault.node) == ("node_lost", "n1")
+    current = site.store.get(run.run_id)
+    assert [node.name for node in current.plan.nodes] == ["n0", "s0"]
+    assert the(entries, "fenced").node == "n1"
+    assert the(entries, "fence_closed").node == "n1"
+    with pytest.raises(ProcessLookupError):
+        os.kill(old, 0)
+    refused = site.backend.start(RunRef(run.run_id, plan.only({"n1"})), 1, {})["n1"]
+    assert isinstance(refused, NodeError) and refused.kind == "fenced"
+    assert site.store.get(run.run_id).supervision["excluded"]["n1"]["closed"]
+
+
+def test_without_a_spare_the_run_goes_on_with_fewer_nodes(site: ToySite, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = site.submit(
+        site.with_spares(site.plan(orders="1 0 6 time.sleep(60)", node_timeout=2.0, hang_timeout=60.0), 0, monkeypatch)
+    )
+    thread, told = site.in_thread(run)
+    site.wait_step(run, "n1", 3)
+    site.backend.cut.add("n1")
+    thread.join(40.0)
+    assert told and (told[0].state, told[0].attempt) == (State.SUCCEEDED, 2)
+    assert [node.name for node in site.store.get(run.run_id).plan.nodes] == ["n0"]
+    assert "accumulation 2; the global batch is kept" in the(site.events(run), "shrunk").detail
+
+
+def test_a_node_that_is_cut_off_while_all_make_steps_is_left_alone(site: ToySite) -> None:
+    run = site.submit(
+        site.plan(orders="1 1 10 time.sleep(7)\n1 0 10 time.sleep(3)", node_timeout=60.0, hang_timeout=60.0)
+    )
+    thread, told = site.in_thread(run)
+    site.wait_step(run, "n1", 3)
+    site.backend.cut.add("n1")
+    wait_until(lambda: "unreachable" in words(site.events(run)), 15.0)
+    site.backend.cut.clear()
+    thread.join(40.0)
+    assert told and (told[0].state, told[0].attempt) == (State.SUCCEEDED, 1)
+    assert words(site.events(run)) == ["supervising", "unreachable", "answers", "ended"]

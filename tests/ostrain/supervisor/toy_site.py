@@ -7,18 +7,24 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cluster.backend import NodeError, RunRef
-from cluster.local_backend import LocalBackend
+from cluster.client import AgentClient
+from cluster.local import LocalTransport
+from cluster.local_backend import local_root
+from cluster.node_backend import NodeBackend
+from cluster.transport import Input, Result
 from ostrain.lifecycle import submit
-from ostrain.plan import LaunchPlan, NodeAccess, NodePlan
+from ostrain.plan import LaunchPlan, NodeAccess, NodePlan, PlanFile
 from ostrain.status import RunStatus
 from ostrain.store import Run, Store
+from ostrain.supervisor import recover
 from ostrain.supervisor.journal import Entry, read_journal
+from ostrain.supervisor.layouts import Fit, Shape, shrink
 from ostrain.supervisor.loop import supervise
 from tests.cluster.toys import make_plan, node_plan, toy_bundle, wait_until
 
@@ -45,20 +51,64 @@ beat(steps, "done")
 """
 
 
+class CutTransport(LocalTransport):
+    """This machine as a node that can be cut off: what runs there goes on, nobody hears of it."""
+
+    def __init__(self, node: str, cut: set[str]) -> None:
+        super().__init__(node)
+        self._cut = cut
+
+    def check(self) -> None:
+        if self.node in self._cut:
+            raise NodeError("unreachable", "no route to host", node=self.node)
+
+    def run(self, argv: Sequence[str], input: Input = b"", *, timeout: float) -> Result:
+        self.check()
+        return super().run(argv, input, timeout=timeout)
+
+    def stream(self, argv: Sequence[str], input: bytes) -> Any:
+        self.check()
+        inner, check = super().stream(argv, input), self.check
+
+        class Cuttable:
+            def send(self, data: bytes) -> None:
+                inner.send(data)
+
+            def lines(self, silence: float) -> Iterator[bytes]:
+                for line in inner.lines(silence):
+                    check()
+                    yield line
+
+            def close(self) -> None:
+                inner.close()
+
+        return Cuttable()
+
+
+class ToyBackend(NodeBackend):
+    """``cut``: nodes that do not answer now."""
+
+    def __init__(self) -> None:
+        self.cut: set[str] = set()
+
+        def connect(node: NodePlan) -> AgentClient:
+            return AgentClient(CutTransport(node.name, self.cut), sys.executable, local_root(node.access))
+
+        super().__init__("local", connect)
+
+
 @dataclass
 class ToySite:
     """A store, a local backend and runs of toys under one folder."""
 
     folder: Path
-    backend: LocalBackend = field(default_factory=LocalBackend)
+    backend: ToyBackend = field(default_factory=ToyBackend)
     runs: list[RunRef] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.store = Store(self.folder / "runs.db")
 
     def node(self, name: str, rank: int, orders: str = "") -> NodePlan:
-        from ostrain.plan import PlanFile
-
         access = NodeAccess("localhost", root=str(self.folder / "root"), python=sys.executable)
         return node_plan(name, access, WORKER, (rank,), rank, files=(PlanFile("orders", orders),))
 
@@ -66,6 +116,21 @@ class ToySite:
         settings = {"max": 2, "backoff": 0.0, "node_timeout": 3.0, "hang_timeout": 2.0, **restart}
         parts = [self.node(f"n{number}", number, orders) for number in range(nodes)]
         return make_plan("local", parts, steps=40, restart=settings)
+
+    def with_spares(self, plan: LaunchPlan, spares: int, monkeypatch: Any, orders: str = "") -> LaunchPlan:
+        """The plan with further nodes, and compiled for others of them when the supervisor asks for that."""
+        extra = tuple(dataclasses.replace(self.node(f"s{number}", 0), ranks=()) for number in range(spares))
+        wanted = Shape(len(plan.nodes), 1, accumulation=1, batch=1)
+
+        def compiled(plan: LaunchPlan, nodes: Sequence[str], fit: Fit | None) -> LaunchPlan:
+            parts = tuple(self.node(name, rank, orders) for rank, name in enumerate(nodes))
+            rest = tuple(one for one in (*plan.nodes, *plan.spares) if one.name not in nodes)
+            return dataclasses.replace(plan, nodes=parts, spares=rest, world=len(parts))
+
+        monkeypatch.setattr(recover, "shape_of", lambda plan: wanted)
+        monkeypatch.setattr(recover, "best_fit", lambda plan, count: shrink(wanted, count))
+        monkeypatch.setattr(recover, "recompiled", compiled)
+        return dataclasses.replace(plan, spares=extra)
 
     def submit(self, plan: LaunchPlan) -> Run:
         run = submit(
@@ -112,6 +177,7 @@ class ToySite:
         return read_journal(run.run_id)
 
     def close(self) -> None:
+        self.backend.cut.clear()
         for run in self.runs:
             current = RunRef(run.run_id, run.plan)
             self.backend.stop(current, grace=0.0)
