@@ -14,6 +14,9 @@ from ostrain.supervisor.journal import Entry, read_journal
 from ostrain.talk import emit_json, next_commands, say, table
 
 
+FOREGROUND_PATIENCE = 5.0  # seconds after the end in which fenced nodes are waited for before the command returns
+
+
 @click.command()
 @click.argument("run")
 @click.option("--detach", is_flag=True, help="In the background; returns at once.")
@@ -74,6 +77,17 @@ def detached(store: Store, run: Run) -> int:
     return int(ExitCode.OK)
 
 
+def _leave_fences(store: Store, run: Run) -> None:
+    """Nodes that were given up and still do not answer: somebody in the background waits for them."""
+    from ostrain.supervisor.detach import start_detached
+    from ostrain.supervisor.memory import Memory
+
+    waiting = Memory.of(store.get(run.run_id).supervision).open_fences
+    if waiting:
+        pid = start_detached(store, run.run_id)
+        say(f"process {pid} waits for {', '.join(waiting)}, to end what may still run there")
+
+
 def in_the_foreground(store: Store, backend: Backend, run: Run, report: Path | None, *, as_json: bool = False) -> int:
     """Supervise and show a run to its end. Interrupted, a supervisor in the background takes over."""
     import sys
@@ -93,10 +107,11 @@ def in_the_foreground(store: Store, backend: Backend, run: Run, report: Path | N
                     records.append(news.record)
 
             secrets = resolved_secrets(run.plan)
-            told = supervise_run(store, backend, run, secrets=secrets, tell=tell)
+            told = supervise_run(store, backend, run, secrets=secrets, tell=tell, patience=FOREGROUND_PATIENCE)
     except KeyboardInterrupt:
         say("\nstopped watching; the run goes on")
         if not store.get(run.run_id).settled:
             detached(store, store.get(run.run_id))
         return int(ExitCode.INTERRUPTED)
+    _leave_fences(store, run)
     return close_watch(store.get(run.run_id), told, records, report, as_json=as_json)

@@ -15,7 +15,7 @@ WIDTH = 32
 
 
 def each(names: Iterable[str], call: Callable[[str], T], bound: float) -> dict[str, T | NodeError]:
-    """``call(name)`` for every name, at most 32 at a time: result or NodeError by name, after ``bound`` seconds at most.
+    """``call(name)`` for every name, at most 32 at a time: result or NodeError by name, within ``bound`` seconds.
 
     Other exceptions are mistakes of ours and are raised. Threads that hang in a call are left behind: they are daemons.
     """

@@ -67,6 +67,13 @@ class Crew:
         if current.attempt != run.attempt:
             raise Withdrawn(f"another client has begun attempt {current.attempt}")
 
+    def taken(self, run: Run) -> bool:
+        """Whether the run was deleted, or has a newer attempt than ours."""
+        try:
+            return self.store.get(run.run_id).attempt > run.attempt
+        except OstrainError:
+            return True
+
     def pause(self, run: Run, seconds: float) -> None:
         """Wait, but not for a run that is not ours any more."""
         deadline = time.monotonic() + seconds

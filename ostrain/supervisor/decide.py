@@ -76,7 +76,7 @@ def decide(
     memory = dataclasses.replace(memory, faults=(*memory.faults, _past(fault, attempt)))
     why = _hopeless(memory, fault, settings, finding)
     if why:
-        return GiveUp(dataclasses.replace(memory, gave_up=why), why)
+        return _give_up(memory, fault, attempt, site, why)
     culprits = _culprits(memory, fault, site, finding)
     return _place(memory, fault, attempt, culprits, site, settings, strict=finding is not None)
 
@@ -136,10 +136,17 @@ def _place(
     lost = tuple(name for name in culprits if name not in site.answering)
     if (strict or rule_of(fault.reason).action is Action.EXCLUDE) and not lost:
         why = f"{fault.reason}: {', '.join(culprits)} cannot be used, and no other node can take its place"
-        return GiveUp(dataclasses.replace(memory, gave_up=why), why)
+        return _give_up(memory, fault, attempt, site, why)
     # The same nodes again: those that do not answer have to come back first.
     why = f"{fault.reason}: the same nodes again" + (f", once {', '.join(lost)} answers" if lost else "")
     return Restart(site.active, counted, why, wait, awaited=lost)
+
+
+def _give_up(memory: Memory, fault: Fault, attempt: int, site: Site, why: str) -> GiveUp:
+    """Nodes that do not answer may still run the attempt: it is ended there when they do."""
+    lost = [name for name in site.active if name not in site.answering]
+    fences = {name: Exclusion(attempt + 1, "node_lost", fault.time, readmit=True) for name in lost}
+    return GiveUp(dataclasses.replace(memory, gave_up=why, excluded={**memory.excluded, **fences}), why)
 
 
 def _usable(memory: Memory, name: str) -> bool:

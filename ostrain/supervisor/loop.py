@@ -6,6 +6,7 @@ nodes, and the next supervisor adopts the run.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ from ostrain.watch import PATTERNS, News, Notice, Phase, lines_of
 
 LOOK = 0.3  # seconds between two verdicts
 OURS = 1.0  # seconds between two looks into the store
+CLAIM = 2.0  # seconds in which another supervisor may let go
 FENCE_PATIENCE = 3600.0  # after the run's end: so long a fenced node is still waited for
 
 
@@ -53,17 +55,29 @@ def supervise(
             exit_code=ExitCode.USAGE,
         )
     adopted = bool(run.supervisor) and not run.supervised
-    run = store.supervise(run.run_id)
+    run = _claimed(store, run)
     crew = Crew(store, backend, run, secrets, tell)
     crew.note(run.attempt, "supervising", detail=f"pid {os.getpid()}" + (", after one that died" if adopted else ""))
     try:
         crew.raise_fences(run)
         told = _to_the_end(crew, run)
-        _wait_for_fences(crew, run, patience)
+        _wait_for_fences(crew, dataclasses.replace(run, attempt=told.attempt), patience)
         return told
     finally:
         crew.fencer.stop()
         store.let_go(run.run_id)
+
+
+def _claimed(store: Store, run: Run) -> Run:
+    """The run as ours. A supervisor that only waits for fences of an attempt before lets go within a moment."""
+    deadline = time.monotonic() + CLAIM
+    while True:
+        try:
+            return store.supervise(run.run_id)
+        except OstrainError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def _to_the_end(crew: Crew, run: Run) -> RunStatus:
@@ -177,4 +191,6 @@ def _wait_for_fences(crew: Crew, run: Run, patience: float) -> None:
     while crew.fencer.open and time.monotonic() < deadline:
         time.sleep(0.5)
         crew.note_fences(run)
+        if crew.taken(run):
+            return
     crew.note_fences(run)

@@ -140,6 +140,7 @@ def _asked(crew: Crew, run: Run, names: Collection[str]) -> set[str]:
 
 def _give_up(crew: Crew, run: Run, fault: Fault, decision: GiveUp) -> None:
     crew.remember(run, decision.memory)
+    crew.raise_fences(run)
     crew.note(
         run.attempt, "gave_up", f"no further attempt: {decision.why}",
         node=fault.node, rank=fault.rank, reason=fault.reason, detail=decision.why,

@@ -173,7 +173,6 @@ def test_never_more_than_max_in_a_row_and_never_a_node_that_was_given_up(
     rules, memory = Settings(max=limit, backoff=1.0), Memory()
     wanted = Shape(4, 2, accumulation=1, batch=3)
     active: tuple[str, ...] = tuple(NODES[:4])
-    restarts = 0
     for attempt, (reason, node, step, silent) in enumerate(story, start=1):
         spares = tuple(name for name in NODES if name not in active)
         place = Site(active, frozenset(NODES) - silent, spares, 4, lambda count: shrink(wanted, count))
@@ -182,8 +181,7 @@ def test_never_more_than_max_in_a_row_and_never_a_node_that_was_given_up(
         if isinstance(decision, GiveUp):
             assert decision.memory.gave_up
             return
-        restarts += 1
-        assert restarts <= limit
+        assert attempt <= limit
         assert not given_up & set(decision.nodes)
         assert len(set(decision.nodes)) == len(decision.nodes) >= 1
         assert not set(decision.nodes) & set(dict(decision.excluded))
