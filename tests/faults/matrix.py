@@ -23,7 +23,7 @@ from tests.testbed import Testbed
 
 NODES, SPARES = 4, 1
 DISK = 512  # MB of each node; a run of this size takes less than 40, the check before it wants 300 free
-STEPS, EVERY = 24, 4
+STEPS, EVERY = 16, 4
 SETTINGS = (
     *SMALL,
     "devices_per_node=1",
