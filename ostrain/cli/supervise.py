@@ -13,7 +13,6 @@ from ostrain.store import Run, Store
 from ostrain.supervisor.journal import Entry, read_journal
 from ostrain.talk import emit_json, next_commands, say, table
 
-
 FOREGROUND_PATIENCE = 5.0  # seconds after the end in which fenced nodes are waited for before the command returns
 
 
