@@ -11,7 +11,7 @@ export PATH := $(BIN):$(PATH)
 .DEFAULT_GOAL := setup
 
 # Tests that bring up nodes or several workers: one after the other.
-ALONE := tests/cluster tests/e2e tests/layouts
+ALONE := tests/cluster tests/e2e tests/faults tests/layouts
 
 setup: $(VENV)/.installed
 
