@@ -17,7 +17,7 @@ from ostrain.cursor import Offsets, OutputCursor
 from ostrain.errors import OstrainError
 from ostrain.logs import SOURCES, Line, LineAssembler, LineFilter, printable
 from ostrain.paths import state_dir
-from ostrain.states import ExitCode, State
+from ostrain.states import ExitCode
 from ostrain.status import refresh, unsupervised
 from ostrain.store import Run, Store
 from ostrain.talk import say
@@ -141,16 +141,15 @@ def _follow(store: Store, backend: Backend, run: Run, chosen: LineFilter, printe
 
 
 def _pump(store: Store, backend: Backend, run: Run, chosen: LineFilter, printer: _Printer, cursor: OutputCursor) -> int:
+    assembler = LineAssembler()
     offsets: Offsets = {node: dict(paths) for node, paths in cursor.offsets.items()}
     given_up: set[str] = set()
-    while True:
-        given_up |= _until_it_ends(store, backend, run, offsets, chosen, printer, cursor)
-        told = refresh(store, store.get(run.run_id), backend)
-        if told.state.final or not _goes_on(store, run):
-            break
-        run = store.get(run.run_id)
-    if run.plan.spares:  # nodes that have left the run meanwhile may have lines that nobody could read then
-        given_up -= _last_lines(backend, run, offsets, chosen, printer, cursor)
+    for item in _items(store, backend, run, chosen, cursor):
+        if isinstance(item, FollowLost) and item.final:
+            given_up.add(item.node)
+        _take(item, assembler, offsets, chosen, printer, cursor)
+    _write(assembler.flush(), offsets, chosen, printer, cursor)
+    told = refresh(store, store.get(run.run_id), backend)
     say(f"{run.run_id} {told.state.value}: {told.reason}")
     if given_up:
         say(f"lines of {', '.join(sorted(given_up))} may be missing; `ostrain logs -f {run.run_id}` goes on from here")
@@ -162,64 +161,13 @@ def _pump(store: Store, backend: Backend, run: Run, chosen: LineFilter, printer:
     return told.exit_code
 
 
-def _until_it_ends(
-    store: Store,
-    backend: Backend,
-    run: Run,
-    offsets: Offsets,
-    chosen: LineFilter,
-    printer: _Printer,
-    cursor: OutputCursor,
-) -> set[str]:
-    """Follow the nodes of the run until their attempt has ended, or the next one has other nodes; nodes given up."""
-    assembler = LineAssembler()
-    given_up: set[str] = set()
-    nodes, looked = {node.name for node in run.plan.nodes}, time.monotonic()
-    items = backend.follow(RunRef(run.run_id, run.plan), offsets, chosen.patterns())
-    for item in items:
-        if isinstance(item, FollowLost) and item.final:
-            given_up.add(item.node)
-        _take(item, assembler, offsets, chosen, printer, cursor)
-        if run.plan.restart and time.monotonic() - looked > 1.0:
-            looked = time.monotonic()
-            if {node.name for node in store.get(run.run_id).plan.nodes} != nodes:
-                return set()  # what was not read of a node that left is asked for at the end
-    _write(assembler.flush(), offsets, chosen, printer, cursor)
-    return given_up
+def _items(store: Store, backend: Backend, run: Run, chosen: LineFilter, cursor: OutputCursor) -> Iterator[FollowItem]:
+    """What the nodes write; of a run that is started again when it fails, through all its attempts."""
+    if not run.plan.restart:
+        return backend.follow(RunRef(run.run_id, run.plan), cursor.offsets, chosen.patterns())
+    from ostrain.attempts import follow_attempts
 
-
-def _goes_on(store: Store, run: Run, patience: float = 10.0) -> bool:
-    """Whether the run, whose attempt has ended, has a supervisor that starts the next one; waits for that start."""
-    deadline = time.monotonic() + patience
-    while True:
-        current = store.get(run.run_id)
-        if current.attempt != run.attempt and current.state is State.RUNNING:
-            return True
-        if current.state.final and current.settled:
-            return False
-        if current.supervised:
-            deadline = time.monotonic() + patience
-        elif time.monotonic() > deadline:
-            return False
-        time.sleep(0.5)
-
-
-def _last_lines(
-    backend: Backend, run: Run, offsets: Offsets, chosen: LineFilter, printer: _Printer, cursor: OutputCursor
-) -> set[str]:
-    """What nodes that are not in the run any more have beyond what was shown; nodes that answered."""
-    others = run.plan.only({node.name for node in run.plan.spares})
-    assembler, lost = LineAssembler(), set()
-    for item in backend.follow(RunRef(run.run_id, others), offsets, chosen.patterns(), until_final=False):
-        if isinstance(item, FollowLost):
-            lost.add(item.node)
-        else:
-            _take(item, assembler, offsets, chosen, printer, cursor)
-    _write(assembler.flush(), offsets, chosen, printer, cursor)
-    gone = lost & set(offsets)
-    if gone:
-        say(f"{', '.join(sorted(gone))} does not answer; its last lines may be missing")
-    return {node.name for node in others.nodes} - lost
+    return follow_attempts(store, backend, run, cursor.offsets, chosen.patterns())
 
 
 def _take(
