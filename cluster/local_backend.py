@@ -38,7 +38,9 @@ class LocalBackend(NodeBackend):
         for node in run.plan.nodes:
             path = f"{local_root(node.access)}/runs/{run.run_id}/{node.name}"
             try:
-                answers[node.name] = agent.status(path)
+                told = agent.status(path)
+                # One machine, one clock: no question travelled anywhere.
+                answers[node.name] = {**told, **dict.fromkeys(("began", "asked", "answered"), told["time"])}
             except agent.AgentError as error:
                 answers[node.name] = self.client(node).as_error(error.info)
             except OSError as error:

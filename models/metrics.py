@@ -22,7 +22,8 @@ class StepMetrics:
     tokens_per_s, samples: over all ranks. memory: peak bytes of this process (CPU) or device. skipped: samples dropped
     since the start of the run because their clip did not decode; dropped: steps dropped since then because loss or
     gradients were not finite. comm: by kind of collective, calls and bytes this rank sent in the step
-    (models/parallel/traffic.py). losses: parts of the loss by name, where it has any.
+    (models/parallel/traffic.py). comm_wait: seconds of the step inside collectives, waiting for slower ranks among
+    them; null on steps where they are not timed. losses: parts of the loss by name, where it has any.
     """
 
     step: int
@@ -41,6 +42,7 @@ class StepMetrics:
     skipped: int
     dropped: int
     comm: dict[str, tuple[int, int]]
+    comm_wait: float | None = None
     losses: dict[str, float] = field(default_factory=dict)
 
 

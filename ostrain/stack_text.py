@@ -92,9 +92,9 @@ class Stack:
         for frame in self.frames:
             name = frame.function.rpartition(".")[2]
             theirs = name in _LIBRARY_ONLY and "/mindspore/communication/" in frame.path
-            if name in COLLECTIVES or theirs or _COMMUNICATION.search(frame.path):
+            if name in COLLECTIVES or theirs:
                 return frame
-        return None
+        return next((frame for frame in self.frames if _COMMUNICATION.search(frame.path)), None)
 
     @property
     def kind(self) -> Kind:

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-# Steps that are looked at, the newest ones; compiling and warm-up drop out of a median.
+# Steps that are looked at, the newest ones; the first ones of an attempt compile and warm up.
 WINDOW = 50
-LEAST_STEPS = 3
-# A rank is a straggler when its own time is this much above the others' median, and is this share of the step.
+WARM_UP = 3
+LEAST_STEPS = 5
+# A rank is a straggler when its own time is this much above the others', in most of the steps, and when what the
+# others lose by it is this share of a step.
 FACTOR = 1.3
+MOST = 2 / 3
 LEAST_SHARE = 0.1
 
 
@@ -45,8 +48,8 @@ class Straggler:
 
 
 @dataclass(frozen=True)
-class _Shares:
-    """Medians of a rank, in seconds a step."""
+class _Step:
+    """How one rank spent one step, in seconds."""
 
     seconds: float
     data: float
@@ -58,36 +61,41 @@ class _Shares:
 
 
 def stragglers(metrics: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[Straggler]:
-    """The slow ranks, the slowest first. metrics: rank -> lines of its ``metrics/rank-N.jsonl``.
+    """The slow ranks, the slowest first. metrics: rank -> lines of its ``metrics/rank-N.jsonl``, of one attempt.
 
-    Lines without ``comm_wait`` (a task that measures none) are judged by their waiting for data alone.
+    Steps are compared one by one, so that a checkpoint or a long clip, which all ranks share, makes nobody slow.
+    Where no step has ``comm_wait`` (a task that measures none) ranks are judged by their waiting for data alone.
     """
-    shares = {rank: share for rank, rows in metrics.items() if (share := _shares(rows)) is not None}
-    if len(shares) < 2:
+    steps = {rank: _steps(rows) for rank, rows in metrics.items()}
+    common = sorted(set.intersection(*map(set, steps.values()))) if len(steps) > 1 else []
+    timed = [step for step in common if all(rows[step].waiting is not None for rows in steps.values())]
+    chosen = (timed if len(timed) >= LEAST_STEPS else common)[-WINDOW:]
+    if len(chosen) < LEAST_STEPS:
         return []
-    found = []
-    for rank, share in shares.items():
-        others = [other for number, other in shares.items() if number != rank]
-        usual = median(other.own for other in others)
-        lost = share.own - usual
-        part = lost / share.seconds if share.seconds > 0 else 0.0
-        if share.own > FACTOR * usual and part >= LEAST_SHARE:
-            surplus = share.data - median(other.data for other in others)
-            found.append(Straggler(rank, share.own, usual, min(1.0, part), "data" if surplus > lost / 2 else "work"))
-    return sorted(found, key=lambda one: -one.own)
+    found = (_judge(rank, steps, chosen) for rank in steps)
+    return sorted((one for one in found if one is not None), key=lambda one: -one.own)
 
 
-def _shares(rows: Sequence[Mapping[str, Any]]) -> _Shares | None:
-    """Of the newest steps; None where there are too few."""
-    recent = [row for row in rows if isinstance(row.get("seconds"), int | float)][-WINDOW:]
-    if len(recent) < LEAST_STEPS:
+def _steps(rows: Sequence[Mapping[str, Any]]) -> dict[int, _Step]:
+    """By number; a step that was made twice counts as it was made last."""
+    found = {}
+    for row in rows[WARM_UP:]:
+        step, seconds, waiting = row.get("step"), row.get("seconds"), row.get("comm_wait")
+        if isinstance(step, int) and isinstance(seconds, int | float):
+            waited = float(waiting) if isinstance(waiting, int | float) else None
+            found[step] = _Step(float(seconds), float(row.get("data_wait") or 0.0), waited)
+    return found
+
+
+def _judge(rank: int, steps: Mapping[int, Mapping[int, _Step]], chosen: Sequence[int]) -> Straggler | None:
+    """One rank beside the others, over the chosen steps."""
+    own = [steps[rank][step] for step in chosen]
+    others = [[rows[step] for number, rows in steps.items() if number != rank] for step in chosen]
+    usual = [median(other.own for other in rows) for rows in others]
+    slower = sum(mine.own > FACTOR * theirs for mine, theirs in zip(own, usual, strict=True))
+    mine, theirs = median(one.own for one in own), median(usual)
+    share = (mine - theirs) / max(1e-9, median(one.seconds for one in own))
+    if slower < MOST * len(chosen) or share < LEAST_SHARE:
         return None
-    waits = [row["comm_wait"] for row in recent if isinstance(row.get("comm_wait"), int | float)]
-    # Steps of a collective timed: seconds and waiting of the same steps belong together.
-    timed = [row for row in recent if isinstance(row.get("comm_wait"), int | float)]
-    base = timed if len(timed) >= LEAST_STEPS else recent
-    return _Shares(
-        seconds=median(float(row["seconds"]) for row in base),
-        data=median(float(row.get("data_wait") or 0.0) for row in base),
-        waiting=median(waits) if len(timed) >= LEAST_STEPS else None,
-    )
+    data = median(one.data for one in own) - median(median(other.data for other in rows) for rows in others)
+    return Straggler(rank, mine, theirs, min(1.0, share), "data" if data > (mine - theirs) / 2 else "work")

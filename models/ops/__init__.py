@@ -22,6 +22,7 @@ adamw_update        one AdamW step of one parameter, in place
 lerp_update         target = decay * target + (1 - decay) * value, in place
 sum_of_squares      scalar float32 sum of squares of one tensor
 total_squares       sum of squares of many tensors as a Python float; not for compiled functions
+settle              returns when the device has done everything it was given
 ==================  ====================================================================================
 """
 
@@ -47,6 +48,7 @@ OPERATORS = (
     "modulate",
     "norm_modulate",
     "rms_norm",
+    "settle",
     "silu",
     "sum_of_squares",
     "total_squares",

@@ -26,6 +26,7 @@ __all__ = [
     "modulate",
     "norm_modulate",
     "rms_norm",
+    "settle",
     "silu",
     "sum_of_squares",
     "total_squares",
@@ -74,6 +75,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float
     return P.flash_attention_score(
         q, k, v, q.shape[1], attn_mask=hidden, scalar_value=scale, input_layout="BNSD"
     )  # fmt: skip
+
+
+def settle() -> None:
+    """Waits for all streams: what comes after can be timed by the host's clock."""
+    ms.runtime.synchronize()
 
 
 def total_squares(tensors: Sequence[Tensor]) -> float:

@@ -30,6 +30,7 @@ __all__ = [
     "modulate",
     "norm_modulate",
     "rms_norm",
+    "settle",
     "silu",
     "sum_of_squares",
     "total_squares",
@@ -159,6 +160,10 @@ def adamw_update(
 def _gradient_factor(beta2: float, complement: float) -> float:
     """Root of (1 - beta2) over what float32 makes of it. Worked out by Python, also in a compiled function."""
     return math.sqrt(complement / float(np.float32(1) - np.float32(beta2)))
+
+
+def settle() -> None:
+    """Nothing to wait for: kernels run where they are called (``launch_blocking`` in models/ops/__init__.py)."""
 
 
 def total_squares(tensors: Sequence[Tensor]) -> float:

@@ -9,7 +9,8 @@ ranks that disagree on what comes next exchange wrong values silently.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from mindspore import Tensor
 from mindspore import ops as P
@@ -44,7 +45,7 @@ class Group:
         if self.size == 1:
             return x
         self._count("all_reduce", x)
-        return self._reduce(x)
+        return self._timed(self._reduce, x)
 
     def all_gather(self, x: Tensor) -> Tensor:
         """x [n] of every rank, one after the other: [size * n]."""
@@ -59,10 +60,10 @@ class Group:
             return x
         self._count("reduce_scatter", x)
         if self._native:
-            return self._scatter(x)
+            return self._timed(self._scatter, x)
         width = x.shape[0] // self.size
         # A copy: a slice would keep the whole sum alive.
-        return self._reduce(x)[self.rank * width : (self.rank + 1) * width].copy()
+        return self._timed(self._reduce, x)[self.rank * width : (self.rank + 1) * width].copy()
 
     def all_to_all(self, x: Tensor) -> Tensor:
         """x [size, ...]: row r goes to rank r; the result's row r came from rank r."""
@@ -70,15 +71,26 @@ class Group:
             return x
         self._count("all_to_all", x)
         if self._native:
-            return self._exchange(x)
+            return self._timed(self._exchange, x)
         rows = self._gathered(x.reshape(-1)).reshape((self.size, *x.shape))
         return rows[:, self.rank].copy()
 
     def _gathered(self, x: Tensor) -> Tensor:
         if self._gather is not None:
-            return self._gather(x)
+            return self._timed(self._gather, x)
         rows = [x if place == self.rank else P.zeros_like(x) for place in range(self.size)]
-        return self._reduce(P.concat(rows))
+        return self._timed(self._reduce, P.concat(rows))
+
+    def _timed(self, collective: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Makes the collective. Where it is timed, what the device still has to do before it is not counted."""
+        if not self.traffic.timed:
+            return collective(x)
+        ops.settle()
+        start = time.perf_counter()
+        result = collective(x)
+        ops.settle()
+        self.traffic.wait(time.perf_counter() - start)
+        return result
 
     def _count(self, kind: str, x: Tensor) -> None:
         self.traffic.add(kind, x.size, x.itemsize, self.size)

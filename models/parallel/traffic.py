@@ -27,10 +27,29 @@ def sent(kind: str, elements: int, item_size: int, ranks: int) -> int:
 
 
 class Traffic:
-    """Calls and bytes by kind of collective since the last :meth:`take`."""
+    """Calls and bytes by kind of collective since the last :meth:`take`; where ``timed``, the seconds spent in them.
+
+    A rank that comes late to a collective spends little time in it, those that wait for it spend much: the seconds
+    tell who holds the others up.
+    """
 
     def __init__(self) -> None:
         self._counts: dict[str, list[int]] = {}
+        self.timed = False
+        self._waited = 0.0
+
+    def begin(self, timed: bool) -> None:
+        """A step begins whose collectives are timed, or not."""
+        self.timed, self._waited = timed, 0.0
+
+    def wait(self, seconds: float) -> None:
+        """Adds the seconds of one collective."""
+        self._waited += seconds
+
+    @property
+    def waited(self) -> float | None:
+        """Seconds in collectives since the step began, None where they are not timed."""
+        return self._waited if self.timed else None
 
     def add(self, kind: str, elements: int, item_size: int, ranks: int) -> None:
         entry = self._counts.setdefault(kind, [0, 0])

@@ -44,6 +44,8 @@ def _first(verdict: Verdict, status: RunStatus) -> list[str]:
     if first is None:
         if status.state.value == "FAILED":
             return ["no fault was found in what the nodes still have; `ostrain status` tells the run's own reason"]
+        if status.state.value == "CANCELLED":
+            return ["no fault: the run was cancelled, nothing had failed before"]
         return ["no fault: no worker ended badly, no log shows an error that ended one"]
     lines = [f"first fault: {_name(first)} at {stamp(first.time)}{' or later' if first.guessed else ''}"]
     lines.append(f"  {_clip(first.text, 400)}")

@@ -33,7 +33,7 @@ def test_metrics_are_json_lines_and_nan_is_null(tmp_path: Path) -> None:
     assert lines[0]["comm"] == {"all_reduce": [2, 96]}
     assert set(lines[0]) == {
         "step", "steps", "attempt", "time", "loss", "grad_norm", "lr", "seconds", "data_wait", "tokens_per_s",
-        "samples", "shape", "memory", "skipped", "dropped", "comm",
+        "samples", "shape", "memory", "skipped", "dropped", "comm", "comm_wait",
     }  # fmt: skip
 
 
