@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from ostrain.cli.drill import drill
+from ostrain.drill.case import Case, Ground, rehearse
 from ostrain.drill.faults import FAULTS, Injection
 from ostrain.drill.logs import LogLoss, compare, read_shown
 from ostrain.drill.rehearsal import Rehearsal
@@ -312,3 +313,52 @@ def test_the_table_tells_everything(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_list_of_faults() -> None:
     done = CliRunner().invoke(drill, ["--list"], standalone_mode=False)
     assert [text.split()[0] for text in done.output.splitlines()] == list(FAULTS)
+
+
+@pytest.fixture
+def no_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The command line without any run: cases are good with seed 1 and bad with all others."""
+
+    def rehearse(ground: Any, fault: Any, seed: int, base: Any) -> Verdict:
+        return replace(judge(facts()), fault=fault.name, seed=seed, problems=() if seed == 1 else ("it is not",))
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr("ostrain.drill.rehearsal.undisturbed", lambda ground: BASE)
+    monkeypatch.setattr("ostrain.drill.rehearsal.rehearse", rehearse)
+
+
+@pytest.mark.usefixtures("no_runs")
+@pytest.mark.parametrize(("seeds", "code"), [("1", 0), ("2", 1)])
+def test_the_exit_code_tells_whether_all_is_as_it_should_be(seeds: str, code: int) -> None:
+    words = ["quickstart", "--fault", "worker_kill", "--fault", "node_gone", "--seeds", seeds]
+    done = CliRunner().invoke(drill, words, standalone_mode=False, catch_exceptions=False)
+    assert done.return_value == code
+    told = CliRunner().invoke(drill, [*words, "--json"], standalone_mode=False, catch_exceptions=False)
+    assert told.return_value == code
+    verdicts = json.loads(told.stdout)
+    assert [one["fault"] for one in verdicts] == ["worker_kill"] * int(seeds) + ["node_gone"] * int(seeds)
+    assert verdicts[-1]["cannot"], "one machine has no node to lose"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OstrainError("it does not start")])
+def test_whatever_happens_what_was_broken_is_mended_and_what_was_started_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Any
+) -> None:
+    done: list[str] = []
+
+    def submit(self: Case) -> None:
+        injector: Any = type("Mender", (), {"mend": lambda self: done.append("mended") or []})()
+        self._injector, self.run_id = injector, "run-1"
+        self.commands.call = lambda *words, check=True: done.append(" ".join(words[:2])) or ""  # type: ignore[method-assign, func-returns-value]
+        raise error
+
+    monkeypatch.setattr(Case, "submit", submit)
+    rehearsed = rehearse_job(QUICKSTART, (), steps=16, every=4)
+    nothing: Any = None
+    ground = Ground(nothing, rehearsed, nothing, nothing, tmp_path, lambda text: None)
+    if error is KeyboardInterrupt:
+        with pytest.raises(KeyboardInterrupt):
+            rehearse(ground, FAULTS["worker_kill"], 1, BASE)
+    else:
+        assert rehearse(ground, FAULTS["worker_kill"], 1, BASE).problems == ("it does not start",)
+    assert done == ["mended", "cancel run-1", "rm --yes"]
