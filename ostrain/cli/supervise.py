@@ -19,9 +19,10 @@ FOREGROUND_PATIENCE = 5.0  # seconds after the end in which fenced nodes are wai
 @click.command()
 @click.argument("run")
 @click.option("--detach", is_flag=True, help="In the background; returns at once.")
+@click.option("--background", is_flag=True, hidden=True, help="This is the process that --detach starts.")
 @click.option("--journal", is_flag=True, help="Show what its supervisors saw and did so far, and return.")
 @json_option
-def supervise(run: str, detach: bool, journal: bool, as_json: bool) -> int:
+def supervise(run: str, detach: bool, background: bool, journal: bool, as_json: bool) -> int:
     """Watch RUN and start it again when it fails, as its job's `restart` section says.
 
     `submit` and `resume` start a supervisor by themselves; this command adopts a run whose supervisor died.
@@ -32,7 +33,7 @@ def supervise(run: str, detach: bool, journal: bool, as_json: bool) -> int:
     with opened_run(run) as (store, found, backend):
         if detach:
             return detached(store, found)
-        return in_the_foreground(store, backend, found, None)
+        return in_the_foreground(store, backend, found, None, background=background)
 
 
 def show_journal(word: str, as_json: bool) -> int:
@@ -87,12 +88,18 @@ def _leave_fences(store: Store, run: Run) -> None:
         say(f"process {pid} waits for {', '.join(waiting)}, to end what may still run there")
 
 
-def in_the_foreground(store: Store, backend: Backend, run: Run, report: Path | None, *, as_json: bool = False) -> int:
-    """Supervise and show a run to its end. Interrupted, a supervisor in the background takes over."""
+def in_the_foreground(
+    store: Store, backend: Backend, run: Run, report: Path | None, *, as_json: bool = False, background: bool = False
+) -> int:
+    """Supervise and show a run to its end. Interrupted, a supervisor in the background takes over.
+
+    background: this process is that one; it takes its time for nodes that were given up.
+    """
     import sys
 
     from ostrain.cli.submit import close_watch
     from ostrain.progress import progress_for
+    from ostrain.supervisor.loop import FENCE_PATIENCE
     from ostrain.supervisor.loop import supervise as supervise_run
     from ostrain.watch import News, Step
 
@@ -106,11 +113,13 @@ def in_the_foreground(store: Store, backend: Backend, run: Run, report: Path | N
                     records.append(news.record)
 
             secrets = resolved_secrets(run.plan)
-            told = supervise_run(store, backend, run, secrets=secrets, tell=tell, patience=FOREGROUND_PATIENCE)
+            patience = FENCE_PATIENCE if background else FOREGROUND_PATIENCE
+            told = supervise_run(store, backend, run, secrets=secrets, tell=tell, patience=patience)
     except KeyboardInterrupt:
         say("\nstopped watching; the run goes on")
         if not store.get(run.run_id).settled:
             detached(store, store.get(run.run_id))
         return int(ExitCode.INTERRUPTED)
-    _leave_fences(store, run)
+    if not background:
+        _leave_fences(store, run)
     return close_watch(store.get(run.run_id), told, records, report, as_json=as_json)

@@ -32,7 +32,7 @@ def start_detached(store: Store, run_id: str) -> int:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with open(path, "ab") as log, open(os.devnull, "rb") as null:
         child = subprocess.Popen(
-            [sys.executable, "-m", "ostrain", "supervise", run_id],
+            [sys.executable, "-m", "ostrain", "supervise", "--background", run_id],
             stdin=null, stdout=log, stderr=log, env=_environment(), start_new_session=True, cwd="/",
         )  # fmt: skip
     deadline = time.monotonic() + TAKES

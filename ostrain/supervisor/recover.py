@@ -45,7 +45,7 @@ def recover(crew: Crew, run: Run, fault: Fault, health: Health) -> Run | None:
         if isinstance(decision, GiveUp):
             _give_up(crew, run, fault, decision)
             return None
-        run, failed = _carry_out(crew, run, fault, decision)
+        run, failed = _carry_out(crew, run, fault, decision, answering)
         if failed is None:
             return run
         fault, trained = failed, 0.0
@@ -154,8 +154,10 @@ def _give_up(crew: Crew, run: Run, fault: Fault, decision: GiveUp) -> None:
     crew.store.override(current, State.FAILED, fault.reason, status)
 
 
-def _carry_out(crew: Crew, run: Run, fault: Fault, decision: Restart) -> tuple[Run, Fault | None]:
-    """The next attempt, and the fault where it could not be started."""
+def _carry_out(
+    crew: Crew, run: Run, fault: Fault, decision: Restart, answering: Collection[str]
+) -> tuple[Run, Fault | None]:
+    """The next attempt, and the fault where it could not be started. answering: nodes of the attempt that failed."""
     _announce(crew, run, fault, decision)
     old = run
     try:
@@ -170,7 +172,7 @@ def _carry_out(crew: Crew, run: Run, fault: Fault, decision: Restart) -> tuple[R
         if list(decision.nodes) != [node.name for node in run.plan.nodes] or decision.fit is not None:
             run = crew.store.replan(run.run_id, recompiled(run.plan, decision.nodes, decision.fit))
         _drain(crew, run)
-        for line in pieces.bring(crew.backend, crew.recovery, RunRef(run.run_id, run.plan), old.plan):
+        for line in pieces.bring(crew.backend, crew.recovery, RunRef(run.run_id, run.plan), old.plan.only(answering)):
             crew.note(run.attempt, "copied", line, detail=line)
         crew.still_ours(run)
         return _start(crew, run), None
