@@ -234,8 +234,8 @@ class Health:
             limit = max(self._settings.start_timeout, self._settings.hang_timeout)
         else:
             limit = max(self._settings.hang_timeout, 3.0 * median(self._intervals) if self._intervals else 0.0)
-        if still < limit:
-            return None
+        if still < limit or any(self._quiet(one, now) for one in self._nodes.values()):
+            return None  # a silent node explains it better, and has its time to answer
         detail = f"no rank made a step for {still:.0f} s"
         return Fault("hung", None, None, self.step, wall - still, detail)
 

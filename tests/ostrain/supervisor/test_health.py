@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from ostrain.states import State
@@ -149,6 +150,17 @@ def test_a_hang_is_no_step_for_the_time_the_job_says() -> None:
     found = story.fault()
     assert (found.reason, found.step, found.node) == ("hung", 5, None)
     assert abs(found.time - (WALL + 5)) < 0.01
+
+
+def test_a_hang_with_a_silent_node_is_that_node() -> None:
+    story = Story(dataclasses.replace(RULES, hang_timeout=8.0)).train(1, 5)
+    story.at(9).tick("b")
+    story.at(14).tick("a")
+    story.health.silent("b", "no route to host")
+    assert isinstance(story.verdict(), Well)
+    assert story.at(19.1).tick("a").fault().reason == "node_lost"
+    story.at(19.2).tick("a", "b")
+    assert story.fault().reason == "hung", "it is back, and nothing goes on"
 
 
 def test_slow_steps_are_learned() -> None:
