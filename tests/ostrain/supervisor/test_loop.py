@@ -11,6 +11,7 @@ import pytest
 from cluster.backend import NodeError, RunRef
 from ostrain.lifecycle import cancel, resume
 from ostrain.states import State
+from ostrain.supervisor import fencing
 from tests.cluster.toys import wait_until
 from tests.ostrain.supervisor.toy_site import ToySite, kill_worker, the, words
 
@@ -20,6 +21,7 @@ KILL = "1 1 5 os.kill(os.getpid(), 9)"
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ToySite]:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(fencing, "EVERY", 0.3)
     place = ToySite(tmp_path)
     yield place
     place.close()
@@ -40,23 +42,20 @@ def test_a_killed_worker_is_started_again_and_the_run_succeeds(site: ToySite) ->
 
 
 def test_restarts_end_with_the_reason_of_the_last_fault(site: ToySite) -> None:
-    orders = "\n".join(f"{attempt} 0 {attempt} os.kill(os.getpid(), 9)" for attempt in (1, 2, 3))
-    run = site.submit(site.plan(nodes=1, orders=orders))
+    orders = "\n".join(f"{attempt} 0 {attempt} os.kill(os.getpid(), 9)" for attempt in (1, 2))
+    run = site.submit(site.plan(nodes=1, orders=orders, max=1))
     told = site.supervise(run)
-    assert (told.state, told.reason, told.attempt, told.settled) == (State.FAILED, "worker_killed", 3, True)
+    assert (told.state, told.reason, told.attempt, told.settled) == (State.FAILED, "worker_killed", 2, True)
     assert "restart.max" in the(site.events(run), "gave_up").detail
     assert told.fault is not None and told.fault["rank"] == 0
     again = resume(site.store, site.backend, site.store.get(run.run_id), secrets={}, say=lambda text: None)
-    assert (site.supervise(again).state, again.attempt) == (State.SUCCEEDED, 4), "a resume has all restarts again"
+    assert (site.supervise(again).state, again.attempt) == (State.SUCCEEDED, 3), "a resume has all restarts again"
 
 
 def test_an_error_of_the_payload_that_comes_again_is_no_accident(site: ToySite) -> None:
     run = site.submit(site.plan(nodes=1, orders="1 0 3 sys.exit(1)\n2 0 3 sys.exit(1)", max=9))
     told = site.supervise(run)
     assert (told.state, told.reason, told.attempt) == (State.FAILED, "worker_failed", 2)
-    run = site.submit(site.plan(nodes=1, orders="1 0 3 sys.exit(64)", max=9))
-    told = site.supervise(run)
-    assert (told.reason, told.attempt) == ("bad_config", 1)
 
 
 def test_a_hang_is_ended_and_the_odd_rank_named(site: ToySite) -> None:
@@ -109,7 +108,7 @@ def test_a_node_that_goes_is_fenced_a_spare_takes_its_rank_and_it_cannot_come_ba
     site: ToySite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits = "1 0 6 time.sleep(60)\n1 1 20 time.sleep(60)"  # what ranks do whose peer is gone
-    plan = site.with_spares(site.plan(orders=waits, hang_timeout=60.0), 1, monkeypatch, orders="2 0 30 time.sleep(4)")
+    plan = site.with_spares(site.plan(orders=waits, hang_timeout=60.0, node_timeout=1.5), 1, monkeypatch, orders="2 0 25 time.sleep(2)")
     run = site.submit(plan)
     thread, told = site.in_thread(run)
     old = site.wait_step(run, "n1", 6)["workers"][0]["pid"]
@@ -135,7 +134,7 @@ def test_a_node_that_goes_is_fenced_a_spare_takes_its_rank_and_it_cannot_come_ba
 
 def test_without_a_spare_the_run_goes_on_with_fewer_nodes(site: ToySite, monkeypatch: pytest.MonkeyPatch) -> None:
     run = site.submit(
-        site.with_spares(site.plan(orders="1 0 6 time.sleep(60)", node_timeout=2.0, hang_timeout=60.0), 0, monkeypatch)
+        site.with_spares(site.plan(orders="1 0 6 time.sleep(60)", node_timeout=1.0, hang_timeout=60.0), 0, monkeypatch)
     )
     thread, told = site.in_thread(run)
     site.wait_step(run, "n1", 3)
@@ -148,7 +147,7 @@ def test_without_a_spare_the_run_goes_on_with_fewer_nodes(site: ToySite, monkeyp
 
 def test_a_node_that_is_cut_off_while_all_make_steps_is_left_alone(site: ToySite) -> None:
     run = site.submit(
-        site.plan(orders="1 1 10 time.sleep(7)\n1 0 10 time.sleep(3)", node_timeout=60.0, hang_timeout=60.0)
+        site.plan(orders="1 1 10 time.sleep(4)\n1 0 10 time.sleep(2)", node_timeout=60.0, hang_timeout=60.0)
     )
     thread, told = site.in_thread(run)
     site.wait_step(run, "n1", 3)

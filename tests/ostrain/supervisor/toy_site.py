@@ -32,7 +32,7 @@ from tests.cluster.toys import make_plan, node_plan, toy_bundle, wait_until
 WORKER = """
 import json, os, sys, time
 rank, attempt = int(os.environ["RANK_ID"]), int(os.environ["OSTRAIN_ATTEMPT"])
-steps, pace = 40, 0.05
+steps, pace = 30, 0.04
 def beat(step, phase):
     path = f"heartbeat/rank-{rank}"
     with open(path + ".tmp", "w") as file:
@@ -115,7 +115,7 @@ class ToySite:
     def plan(self, nodes: int = 2, orders: str = "", **restart: Any) -> LaunchPlan:
         settings = {"max": 2, "backoff": 0.0, "node_timeout": 3.0, "hang_timeout": 2.0, **restart}
         parts = [self.node(f"n{number}", number, orders) for number in range(nodes)]
-        return make_plan("local", parts, steps=40, restart=settings)
+        return make_plan("local", parts, steps=30, restart=settings)
 
     def with_spares(self, plan: LaunchPlan, spares: int, monkeypatch: Any, orders: str = "") -> LaunchPlan:
         """The plan with further nodes, and compiled for others of them when the supervisor asks for that."""
