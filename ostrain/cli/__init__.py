@@ -11,6 +11,7 @@ from ostrain import __version__
 # name -> (module, line in the help). Kept here so that `ostrain --help` imports no command.
 COMMANDS = {
     "submit": ("ostrain.cli.submit", "Check the nodes, then start a run of JOB."),
+    "check": ("ostrain.cli.check", "Look at every node that JOB would run on."),
     "ps": ("ostrain.cli.ps", "List runs."),
     "status": ("ostrain.cli.status", "Tell the state of a run, and the first fault where it failed."),
     "logs": ("ostrain.cli.logs", "Show or follow the logs of all nodes."),
