@@ -225,6 +225,7 @@ def supervision_of(run: Run) -> dict[str, Any] | None:
 
 def unsupervised(run: Run) -> str:
     """What to tell where a run's job wants a supervisor and none is at work; empty otherwise."""
-    if run.settled or not run.plan.restart.get("max") or run.supervised or run.state is State.PREPARING:
+    over = run.state in (State.SUCCEEDED, State.CANCELLED) or bool(run.supervision.get("gave_up"))
+    if over or not run.plan.restart.get("max") or run.supervised or run.state is State.PREPARING:
         return ""
     return f"nobody supervises {run.run_id}: `ostrain supervise {run.run_id} --detach` takes it over"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -71,7 +72,7 @@ def detached(store: Store, run: Run) -> int:
     commands = [
         (f"ostrain status {run.run_id}", "state, step, workers"),
         (f"ostrain supervise {run.run_id} --journal", "what it saw and did"),
-        (f"tail -f {log_path(run.run_id)}", "what it says"),
+        (f"tail -f {shlex.quote(str(log_path(run.run_id)))}", "what it says"),
     ]
     say(next_commands(commands))
     return int(ExitCode.OK)

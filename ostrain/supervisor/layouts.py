@@ -88,13 +88,12 @@ def _distance(shape: Shape, wanted: Shape) -> tuple[int, int]:
 def _shapes(wanted: Shape, nodes: int) -> Iterator[Shape]:
     """Legal shapes on exactly ``nodes`` nodes, each with the accumulation that comes nearest."""
     world = nodes * wanted.devices_per_node
-    own = [wanted.sp] if world % wanted.sp == 0 else []
+    legal = [shape for sp in divisors(world) if (shape := replace(wanted, nodes=nodes, sp=sp)).legal]
+    own = [shape for shape in legal if shape.sp == wanted.sp]
     # More sequence parallelism takes less memory; less of it is tried only where nothing else is legal.
-    others = [sp for sp in divisors(world) if sp > wanted.sp] or [sp for sp in divisors(world) if sp < wanted.sp]
-    for sp in own or others:
-        shape = replace(wanted, nodes=nodes, sp=sp)
-        if shape.legal:
-            yield _accumulated(shape, wanted)
+    more = [shape for shape in legal if shape.sp > wanted.sp]
+    for shape in own or more or legal:
+        yield _accumulated(shape, wanted)
 
 
 def _accumulated(shape: Shape, wanted: Shape) -> Shape:
