@@ -7,6 +7,7 @@ from typing import Any
 from ostrain.plan import PlanFile
 from ostrain.sbatch import sbatch_file
 from ostrain.spec.load import LoadedJob
+from ostrain.supervisor.policy import RULES, Action
 from ostrain.templating import Templates
 
 
@@ -34,4 +35,5 @@ def service_facts(loaded: LoadedJob) -> dict[str, Any]:
         facts = {"section": facts, "interface": inventory.defaults.interface or ""}
         if inventory.slurm.chain and job.restart.max:
             facts["attempts"] = 1 + job.restart.max
+            facts["retry"] = sorted(word for word in RULES if RULES[word].action is not Action.NEVER)
     return facts
