@@ -20,10 +20,9 @@ from cluster.local_backend import local_root
 from cluster.slurm import Slurm, SlurmJob
 from cluster.slurm_follow import follow_once, follow_run
 from cluster.slurm_inventory import SlurmSection
-from cluster.slurm_verdict import FINAL, merged, needs_slurm, settling
+from cluster.slurm_verdict import FINAL, merged, needs_slurm, retried, settling
 from cluster.transport import Stream, Transport
 from ostrain.plan import LaunchPlan, NodeAccess
-from ostrain.states import REASONS
 
 COMPANION = Path(__file__).with_name("slurm_agent.py")
 LOGIN = "login"
@@ -140,9 +139,9 @@ class SlurmBackend:
         place.ask("order", {"orders": orders, "secrets": dict(secrets)}, timeout)
         jobs: list[str] = []
         try:
+            home = f"{folder}/{run.plan.nodes[0].name}"
             for _ in range(count):
-                script = f"{folder}/{run.plan.nodes[0].name}/sbatch.sh"
-                home = f"{folder}/{run.plan.nodes[0].name}"
+                script = f"{home}/sbatch.sh"
                 after = jobs[-1] if jobs else ""
                 jobs.append(place.slurm.submit(script, files, name=run.run_id, folder=home, after=after))
             place.ask("note", {"run_dir": home, "jobs": jobs, "attempt": attempt}, timeout)
@@ -164,7 +163,7 @@ class SlurmBackend:
             "grace": 5.0,
             "why": [files[1], "why", files[0]],
             "again": section.requeue or "attempts" in plan.service,
-            "retry": sorted(reason.word for reason in REASONS.values() if reason.retry),
+            "retry": retried(plan.service),
             "shared": f"{files[0].rpartition('/bin/')[0]}/runs/{run.run_id}/{names[0]}/agent",
             "where": {"scheduler": "slurm"},
         }
@@ -190,7 +189,7 @@ class SlurmBackend:
             self._settle(run, verdict.attempt, verdict.reason, verdict.what, timeout)
             again = self._batch(run, "status", {name: {} for name in statuses}, timeout)
             statuses = {name: one for name, one in again.items() if not isinstance(one, NodeError)}
-        answers: PerNode[dict[str, Any]] = dict(merged(statuses, jobs, asked))
+        answers: PerNode[dict[str, Any]] = dict(merged(statuses, jobs, asked, retried(run.plan.service)))
         suspended = any(job.state in ("SUSPENDED", "STOPPED") for job in jobs)
         for name, status in statuses.items():
             silence = status["agent"].get("silence", 0)
@@ -274,10 +273,8 @@ class SlurmBackend:
         if not lasting:
             place.slurm.cancel([job.job for job in jobs if job.waiting])
         place.ask("ask", {"run_dirs": dirs, "reason": reason, "grace": grace}, timeout)
-        left = [job.job for job in jobs if job.live and not job.waiting]
-        if lasting:
-            left = []
-        over = self._wait_until_over(run, grace, [] if lasting else left)
+        left = [] if lasting else [job.job for job in jobs if job.live and not job.waiting]
+        over = self._wait_until_over(run, grace, left)
         answers: PerNode[dict[str, Any]] = {}
         for name in (node.name for node in run.plan.nodes):
             answers[name] = {"killed": [], "survivors": [], "state": "NONE"}

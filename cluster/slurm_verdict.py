@@ -27,12 +27,12 @@ class Settling:
     what: str
 
 
-def retryable(reason: str) -> bool:
-    """Whether a further attempt may help, as docs/runs.md says."""
-    return reason in TABLE and TABLE[reason].retry
+def retried(service: Mapping[str, Any]) -> tuple[str, ...]:
+    """Reasons after which a further attempt may help: as the plan says (docs/recovery.md), else as docs/runs.md does."""
+    return tuple(service.get("retry") or sorted(reason.word for reason in TABLE.values() if reason.retry))
 
 
-def needs_slurm(statuses: Sequence[Status], attempts: int = 1) -> bool:
+def needs_slurm(statuses: Sequence[Status]) -> bool:
     """Whether the files alone do not tell how the run stands."""
     states = {status["state"] for status in statuses}
     return not (states == {"SUCCEEDED"} or states == {"CANCELLED"})
@@ -57,7 +57,9 @@ def settling(statuses: Sequence[Status], jobs: Sequence[SlurmJob], asked: int) -
     return Settling(max(begun, asked), reason, f"{what} (Slurm job {last.job}{why})")
 
 
-def merged(statuses: Mapping[str, Status], jobs: Sequence[SlurmJob], asked: int) -> dict[str, dict[str, Any]]:
+def merged(
+    statuses: Mapping[str, Status], jobs: Sequence[SlurmJob], asked: int, retry: Sequence[str]
+) -> dict[str, dict[str, Any]]:
     """The nodes' statuses as people are to see them, each with ``scheduler``: what Slurm says of the run's job.
 
     A node of a run that waits in the queue is in state NONE, reason ``queued``, whatever its last attempt was.
@@ -70,7 +72,7 @@ def merged(statuses: Mapping[str, Status], jobs: Sequence[SlurmJob], asked: int)
         told |= {"scheduler": "slurm", "job": shown.job, "state": shown.state, "reason": shown.why,
                  "starts": shown.starts, "hosts": shown.hosts, "jobs": [job.job for job in live]}  # fmt: skip
     begun = max((int(status["attempt"]) for status in statuses.values()), default=0)
-    queued = bool(live) and not working and _goes_on(list(statuses.values()), asked)
+    queued = bool(live) and not working and _goes_on(list(statuses.values()), asked, retry)
     found = {}
     for name, status in statuses.items():
         one = {**status, "scheduler": told}
@@ -82,7 +84,7 @@ def merged(statuses: Mapping[str, Status], jobs: Sequence[SlurmJob], asked: int)
     return found
 
 
-def _goes_on(statuses: Sequence[Status], asked: int) -> bool:
+def _goes_on(statuses: Sequence[Status], asked: int, retry: Sequence[str]) -> bool:
     """Whether a job that waits will start another attempt, by the last word of the nodes."""
     ended = [status for status in statuses if status["state"] in FINAL and status["attempt"] >= asked]
     if any(status["state"] == "CANCELLED" for status in ended):
@@ -92,4 +94,4 @@ def _goes_on(statuses: Sequence[Status], asked: int) -> bool:
     faults = [status["fault"] for status in ended if status.get("fault")]
     if not faults:
         return True
-    return retryable(str(min(faults, key=lambda fault: float(fault["time"]))["reason"]))
+    return min(faults, key=lambda fault: float(fault["time"]))["reason"] in retry
