@@ -28,7 +28,7 @@ from models.config import AutoencoderConfig
 from models.data.bucket import Buckets, Choice, Draws, Shape
 from models.data.decode import DecodeError, Header
 from models.data.frames import frame_numbers
-from models.data.npz import UNREADABLE, array_shapes, read_rows
+from models.data.npz import UNREADABLE, array_shapes, read_array, read_rows
 from models.exits import BAD_DATA, PayloadError
 
 SETTINGS = "cache.json"
@@ -57,8 +57,7 @@ def read_latent_header(path: Path) -> Header:
             raise DecodeError(f"latent_std has shape {list(shapes['latent_std'])}, latent_mean {list(mean)}")
         fps = 0.0
         if shapes.get("fps") in ((), (1,)):
-            with np.load(path, allow_pickle=False) as arrays:
-                fps = float(arrays["fps"].reshape(()))
+            fps = float(read_array(path, "fps").reshape(()))
     except UNREADABLE as error:
         raise DecodeError(f"not a readable npz ({error})") from None
     return Header(mean[0], mean[2], mean[3], fps if math.isfinite(fps) else 0.0)

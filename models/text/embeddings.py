@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.data.npz import UNREADABLE, array_shapes
+from models.data.npz import UNREADABLE, array_shapes, read_array
 from models.exits import BAD_DATA, PayloadError
 
 
@@ -46,9 +46,8 @@ def read_embedding(path: Path, max_length: int, channels: int) -> tuple[np.ndarr
     problem = embedding_problem(path, channels)
     if not problem:
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                text = np.asarray(arrays["text_emb"], np.float32).reshape(-1, channels)[:max_length]
-                mask = np.asarray(arrays["mask"]).reshape(-1)[:max_length]
+            text = np.asarray(read_array(path, "text_emb"), np.float32).reshape(-1, channels)[:max_length]
+            mask = read_array(path, "mask").reshape(-1)[:max_length]
         except UNREADABLE as error:
             problem = f"not a readable npz ({error})"
     if not problem and not mask.any():
