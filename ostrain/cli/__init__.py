@@ -14,6 +14,8 @@ COMMANDS = {
     "check": ("ostrain.cli.check", "Look at every node that JOB would run on."),
     "ps": ("ostrain.cli.ps", "List runs."),
     "status": ("ostrain.cli.status", "Tell the state of a run, and the first fault where it failed."),
+    "top": ("ostrain.cli.top", "Watch nodes and ranks of a run live."),
+    "report": ("ostrain.cli.report", "Write one HTML file about a run: curves, ranks, checkpoints, timeline."),
     "logs": ("ostrain.cli.logs", "Show or follow the logs of all nodes."),
     "stuck": ("ostrain.cli.stuck", "Ask every rank where it is, and name the odd one."),
     "why": ("ostrain.cli.why", "Name the first fault of a run, with what followed, and explain it."),

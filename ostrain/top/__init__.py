@@ -1,0 +1,1 @@
+"""``ostrain top``: a run's nodes and ranks, live (board: what is known; frame: how it looks; live: the loop)."""
