@@ -28,9 +28,16 @@ from ostrain.talk import emit_json, next_commands, say, table
 @click.option("-f", "--follow", is_flag=True, help="Watch it to its end; exit with its class.")
 @click.option("--dry-run", is_flag=True, help="Compile and check the nodes; start nothing.")
 @click.option("--report", type=click.Path(path_type=Path), help="With --follow: folder for the loss curve.")
+@click.option("--no-check", is_flag=True, help="Do not look at the nodes first, as `ostrain check` does.")
 @json_option
 def submit(
-    job: Path, overrides: tuple[str, ...], follow: bool, dry_run: bool, report: Path | None, as_json: bool
+    job: Path,
+    overrides: tuple[str, ...],
+    follow: bool,
+    dry_run: bool,
+    report: Path | None,
+    no_check: bool,
+    as_json: bool,
 ) -> int:
     """Check the nodes, then start a run of JOB: a file, or the name of a bundled job such as `quickstart`.
 
@@ -39,6 +46,7 @@ def submit(
     plan = compiled(job, overrides)
     secrets = resolved_secrets(plan)
     with opened_backend(plan) as backend:
+        check_first(job, overrides, plan, backend, no_check)
         if dry_run:
             raise_failures("the check", backend.probe(plan.everywhere()))
             say(f"{plan.name}: {plan.world} workers on {len(plan.nodes)} nodes would start; every check passed")
@@ -57,6 +65,16 @@ def submit(
                 return after_start(store, run)
     say(next_commands(after_submit(run.run_id)))
     return int(ExitCode.OK)
+
+
+def check_first(job: Path, overrides: tuple[str, ...], plan: LaunchPlan, backend: Backend, no_check: bool) -> None:
+    """The preflight (docs/preflight.md), unless nobody wants it."""
+    if no_check:
+        say("warning: the nodes are not checked (--no-check); what they lack shows when the workers start")
+        return
+    from ostrain.cli.check import before_submit
+
+    before_submit(job, overrides, plan, backend)
 
 
 def compiled(job: Path, overrides: tuple[str, ...]) -> LaunchPlan:
