@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, PrivateAttr
 
 from cluster.modelarts_inventory import ModelArts
 from cluster.slurm_inventory import SlurmSection
@@ -110,6 +110,13 @@ class Inventory(Part):
     )
     slurm: SlurmSection | None = Field(None, description="for backend slurm: what Slurm is asked for")
     modelarts: ModelArts | None = Field(None, description="for backend modelarts: project, pool, image, storage")
+    _file: str = PrivateAttr("")
+
+    def found_in(self, file: Path) -> Inventory:
+        """The same inventory, knowing the file it was read from."""
+        found = self.model_copy()
+        found._file = str(file.resolve())
+        return found
 
     @property
     def allocated(self) -> bool:
@@ -127,11 +134,14 @@ class Inventory(Part):
         if self.allocated:
             names = [Node(name=f"node-{index}") for index in range(wanted)]
             return [ResolvedNode.build(node, self.defaults) for node in names]
-        return [ResolvedNode.build(node, self.defaults) for node in self.nodes]
+        return [ResolvedNode.build(node, self.defaults, self._file) for node in self.nodes]
 
 
 class ResolvedNode(Part):
-    """A node with all defaults filled in. ``devices`` are physical ids; ``device_memory`` is in bytes, 0 = unknown."""
+    """A node with all defaults filled in. ``devices`` are physical ids; ``device_memory`` is in bytes, 0 = unknown.
+
+    inventory: the file that lists it, empty where there is none.
+    """
 
     name: str
     host: str
@@ -146,9 +156,10 @@ class ResolvedNode(Part):
     setup: tuple[str, ...]
     interface: str
     env: Env
+    inventory: str = ""
 
     @classmethod
-    def build(cls, node: Node, defaults: NodeDefaults) -> ResolvedNode:
+    def build(cls, node: Node, defaults: NodeDefaults, inventory: str = "") -> ResolvedNode:
         def pick(key: str, fallback: Any) -> Any:
             own = getattr(node, key)
             return own if own is not None else (common if (common := getattr(defaults, key)) is not None else fallback)
@@ -169,6 +180,7 @@ class ResolvedNode(Part):
             setup=tuple(pick("setup", ())),
             interface=pick("interface", ""),
             env={**defaults.env, **node.env},
+            inventory=inventory,
         )
 
 

@@ -80,7 +80,9 @@ class _Compiler:
         return NodePlan(
             name=node.name,
             node_rank=index,
-            access=NodeAccess(node.host, node.user, node.port, node.identity_file, node.root, python),
+            access=NodeAccess(
+                node.host, node.user, node.port, node.identity_file, node.root, python, inventory=node.inventory
+            ),
             address=_bare(node.address) if self.job.nodes > 1 else self.master,
             ranks=self.layout.ranks_of_node(index),
             devices=devices,

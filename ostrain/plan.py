@@ -24,7 +24,10 @@ class PlanFile:
 
 @dataclass(frozen=True)
 class NodeAccess:
-    """How to reach a node and where ostrain lives on it. Empty strings and 0 mean: as ~/.ssh/config says."""
+    """How to reach a node and where ostrain lives on it. Empty strings and 0 mean: as ~/.ssh/config says.
+
+    inventory: file that lists the node; host keys are pinned beside it (docs/preflight.md). Empty: nowhere.
+    """
 
     host: str
     user: str = ""
@@ -32,6 +35,7 @@ class NodeAccess:
     identity_file: str = ""
     root: str = "~/.ostrain"
     python: str = "python3"
+    inventory: str = ""
 
 
 @dataclass(frozen=True)

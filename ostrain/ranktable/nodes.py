@@ -113,7 +113,9 @@ def _enough(name: str, there: int, count: int | None) -> int | None:
 
 
 def _access(node: ResolvedNode) -> NodeAccess:
-    return NodeAccess(node.host, node.user, node.port, node.identity_file, node.root, node.python)
+    return NodeAccess(
+        node.host, node.user, node.port, node.identity_file, node.root, node.python, inventory=node.inventory
+    )
 
 
 def load_inventory(name: str) -> Inventory:
@@ -139,7 +141,7 @@ def load_inventory(name: str) -> Inventory:
         problems = inventory_problems(inventory, document)
     if inventory is None or problems:
         raise SpecError(render_all(problems), what="the inventory has problems", next_step="correct the places above")
-    return inventory
+    return inventory.found_in(file)
 
 
 def save(folder: Path, transcripts: dict[str, str]) -> None:

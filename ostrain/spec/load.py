@@ -172,4 +172,5 @@ def _inventory(tree: Mapping, job_file: Path) -> tuple[Inventory | None, Mapping
         if inventory.facts is not None:
             folder = file.resolve().parent / Path(inventory.facts).expanduser()
             inventory = inventory.model_copy(update={"facts": str(folder)})
+        inventory = inventory.found_in(file)
     return inventory, document, problems
