@@ -44,9 +44,14 @@ def attach(plan: LaunchPlan, loaded: LoadedJob) -> LaunchPlan:
             name=node.name,
             node_rank=-1,
             access=NodeAccess(
-                node.host, node.user, node.port, node.identity_file, node.root, loaded.job.python or node.python,
+                node.host,
+                node.user,
+                node.port,
+                node.identity_file,
+                node.root,
+                loaded.job.python or node.python,
                 inventory=node.inventory,
-            ),  # fmt: skip
+            ),
             address=node.address,
             ranks=(),
             devices=node.devices[:devices],
@@ -123,7 +128,13 @@ def recompiled(plan: LaunchPlan, nodes: Sequence[str], fit: Fit | None) -> Launc
     placed = tuple(dataclasses.replace(node, access=plan.node(node.name).access) for node in made.nodes)
     spares = tuple(node for node in (*plan.nodes, *plan.spares) if node.name not in nodes)
     return dataclasses.replace(
-        made, nodes=placed, spares=spares, restart=plan.restart, job=plan.job, backend=plan.backend, sources=plan.sources
+        made,
+        nodes=placed,
+        spares=spares,
+        restart=plan.restart,
+        job=plan.job,
+        backend=plan.backend,
+        sources=plan.sources,
     )
 
 
