@@ -20,6 +20,7 @@ import fabric
 import paramiko
 
 from cluster.backend import NodeError
+from cluster.host_keys import load_pinned, vouched
 from cluster.known_hosts import known_hosts_files, known_name
 from cluster.ssh_errors import UnknownHostKey, broken, connect_error
 from cluster.transport import Input, LineSplitter, Result, blocks
@@ -41,10 +42,23 @@ class RefuseUnknown(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
         raise UnknownHostKey(hostname, key)
 
 
-def make_strict(connection: Any) -> None:
-    """Verify the host keys of a fabric connection and of every jump host before it."""
+def make_strict(connection: Any, inventory: str = "") -> None:
+    """Verify the host keys of a fabric connection and of every jump host before it.
+
+    Where the hosts.lock beside ``inventory`` names a host, its keys count and no others.
+    """
     client = connection.client
     client.set_missing_host_key_policy(RefuseUnknown())
+    if not load_pinned(connection, inventory):
+        load_known(connection)
+    use_only_given_keys(connection)
+    if isinstance(connection.gateway, fabric.Connection):
+        make_strict(connection.gateway, inventory)
+
+
+def load_known(connection: Any) -> None:
+    """Accept the keys of the user's and the system's known hosts."""
+    client = connection.client
     for file in known_hosts_files(connection.ssh_config):
         if file.is_file():
             client.load_system_host_keys(str(file))
@@ -53,9 +67,6 @@ def make_strict(connection: Any) -> None:
         keys = client._system_host_keys.lookup(alias) or {}
         for kind, key in keys.items():
             client.get_host_keys().add(known_name(connection.host, connection.port), kind, key)
-    use_only_given_keys(connection)
-    if isinstance(connection.gateway, fabric.Connection):
-        make_strict(connection.gateway)
 
 
 def use_only_given_keys(connection: Any) -> None:
@@ -90,7 +101,7 @@ class SSHTransport:
                 connection.open()
             except Exception as error:  # translated, or raised as it is
                 connection.close()
-                raise connect_error(self.node, connection, error) from error
+                raise connect_error(self.node, connection, error, self._access.inventory) from error
             connection.transport.set_keepalive(KEEPALIVE)
             self._connection = connection
             return connection.transport
@@ -111,7 +122,7 @@ class SSHTransport:
             )
             if "connecttimeout" not in connection.ssh_config:
                 connection.connect_timeout = self._timeout
-            make_strict(connection)
+            make_strict(connection, access.inventory)
         except (OSError, ValueError, paramiko.SSHException) as error:
             raise NodeError(
                 "protocol", "the SSH configuration cannot be used", node=self.node, why=str(error)
@@ -153,6 +164,11 @@ class SSHTransport:
             return Result(channel.exit_status, bytes(out), bytes(err))
         finally:
             channel.close()
+
+    def host_key(self) -> dict[str, str]:
+        """Kind, fingerprint and voucher of the node's host key (``cluster.host_keys.vouched``)."""
+        self._open()
+        return vouched(self._connection, self._access.inventory)
 
     def stream(self, argv: Sequence[str], input: bytes) -> SSHStream:
         stream = SSHStream(self, self._session(argv, CONNECT_TIMEOUT))

@@ -10,6 +10,8 @@ from typing import Any
 import paramiko
 
 from cluster.backend import NodeError
+from cluster.host_keys import look_up_name, trust_command
+from cluster.hosts_lock import lock_beside, read_lock
 from cluster.known_hosts import find_known_host, fingerprint, keyscan_command, known_name, user_file
 
 
@@ -33,12 +35,15 @@ def broken(node: str, error: BaseException) -> NodeError:
     )
 
 
-def connect_error(node: str, connection: Any, error: Exception) -> Exception:
-    """NodeError for everything that can happen while connecting; other exceptions as they are."""
+def connect_error(node: str, connection: Any, error: Exception, inventory: str = "") -> Exception:
+    """NodeError for everything that can happen while connecting; other exceptions as they are.
+
+    inventory: file that lists the node, beside which its keys may be pinned.
+    """
     if isinstance(error, UnknownHostKey):
-        return _unknown_key(node, connection, error)
+        return _unknown_key(node, connection, error, inventory)
     if isinstance(error, paramiko.BadHostKeyException):
-        return _changed_key(node, connection, error)
+        return _changed_key(node, connection, error, inventory)
     if isinstance(error, paramiko.AuthenticationException):
         return _refused(node, connection, error)
     if isinstance(error, OSError | EOFError | paramiko.SSHException):
@@ -51,8 +56,9 @@ def _place(connection: Any) -> str:
     return f"{connection.original_host} ({connection.host}:{connection.port})"
 
 
-def _unknown_key(node: str, connection: Any, error: UnknownHostKey) -> NodeError:
-    command = keyscan_command(error.name, error.key, user_file(connection.ssh_config))
+def _unknown_key(node: str, connection: Any, error: UnknownHostKey, inventory: str) -> NodeError:
+    command = trust_command(node, inventory)
+    command = command or keyscan_command(error.name, error.key, user_file(connection.ssh_config))
     return NodeError(
         "host_key_unknown",
         f"the host key of {error.name} is not known",
@@ -62,8 +68,18 @@ def _unknown_key(node: str, connection: Any, error: UnknownHostKey) -> NodeError
     )
 
 
-def _changed_key(node: str, connection: Any, error: Any) -> NodeError:
+def _changed_key(node: str, connection: Any, error: Any, inventory: str) -> NodeError:
     name = known_name(error.hostname, connection.port)
+    lock = lock_beside(inventory)
+    if any(pin.host == look_up_name(connection) for pin in read_lock(lock)):
+        was, now = fingerprint(error.expected_key), fingerprint(error.key)
+        return NodeError(
+            "host_key_changed",
+            f"the host key of {name} is not the pinned one",
+            node=node,
+            why=f"{lock} says {was}, the node offers {now}: it was set up anew, or somebody stands in between",
+            next_step=f"only if it was set up anew: {trust_command(node, inventory)} --replace",
+        )
     place = find_known_host(name, error.expected_key, connection.ssh_config) or "known_hosts"
     was, now = fingerprint(error.expected_key), fingerprint(error.key)
     return NodeError(
