@@ -12,6 +12,7 @@ from ostrain import __version__
 COMMANDS = {
     "submit": ("ostrain.cli.submit", "Check the nodes, then start a run of JOB."),
     "check": ("ostrain.cli.check", "Look at every node that JOB would run on."),
+    "hosts": ("ostrain.cli.hosts", "Pin the host keys of a cluster, and list them."),
     "ps": ("ostrain.cli.ps", "List runs."),
     "status": ("ostrain.cli.status", "Tell the state of a run, and the first fault where it failed."),
     "top": ("ostrain.cli.top", "Watch nodes and ranks of a run live."),
