@@ -306,9 +306,9 @@ def _number(digits: str, whole: bool) -> int | float | None:
     """The number, None for infinities, not-a-number and what only looks like one."""
     try:
         value = int(digits, 0) if whole else float(digits)
-    except ValueError:
+        return value if math.isfinite(value) else None
+    except (ValueError, OverflowError):  # a whole number of hundreds of digits is not finite as far as we go
         return None
-    return value if math.isfinite(value) else None
 
 
 def _tag_text(tag: str) -> str:
