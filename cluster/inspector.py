@@ -375,7 +375,7 @@ def network(options: Json) -> Json:
         answer["port"] = bind_problem(options["master"], options["port"])
     if options["master"] != options["address"]:
         answer["route"] = connect_problem(options["master"], options.get("knock") or 22)
-    if options.get("hccl"):
+    if options.get("hccl") and not answer["address"]:
         answer["taken"] = [port for port in HCCL_PORTS if bind_problem(options["address"], port)]
     return answer
 

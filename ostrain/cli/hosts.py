@@ -96,7 +96,8 @@ def list_command(cluster: str, as_json: bool) -> int:
     missing = [row["node"] for row in rows if not row["type"]]
     if missing:
         say(
-            f"{len(missing)} of {len(accesses)} nodes are not pinned; known_hosts decides there: ostrain hosts trust {cluster}"
+            f"{len(missing)} of {len(accesses)} nodes are not pinned, known_hosts decides there; to pin them: "
+            f"ostrain hosts trust {cluster}"
         )
     return int(ExitCode.OK)
 

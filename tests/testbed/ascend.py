@@ -1,6 +1,7 @@
 """Stand-ins for what an Atlas 800T A2 has and this machine has not: npu-smi, hccn_tool, /etc/hccn.conf, /dev/davinci*.
 
-They print what the real ones print (samples: idle 8 x 910B3, driver 24.1.rc1).
+They print what the real ones print (samples: idle 8 x 910B3). What is wrong with a node is put into files that can be
+written while it is up: ``Ascend/share/{info,health-N,link-N,tls-N}`` in its folder, and its version files.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ case "$*" in
 info) cat "$here/info" ;;
 "info -l") cat "$here/list" ;;
 "info -m") cat "$here/chips" ;;
-"info -t health -i "*) cat "$here/health" ;;
+"info -t health -i "*) [ -f "$here/health-$5" ] && cat "$here/health-$5" || cat "$here/health" ;;
 -v) echo "npu-smi version: 24.1.rc1.b030" ;;
 *) echo "npu-smi: unsupported: $*" >&2; exit 1 ;;
 esac
@@ -72,14 +73,31 @@ esac
 
 _HCCN_TOOL = """#!/bin/sh
 device=$2
+share=/usr/local/Ascend/share
 case "$3 $4" in
 "-ip -g") sed -n "s/^address_$device=/ipaddr:/p; s/^netmask_$device=/netmask:/p" /etc/hccn.conf ;;
 "-net_health -g") echo "net health status: Success" ;;
-"-link -g") echo "link status: UP" ;;
-"-tls -g") echo "dev_id:$device, tls switch[0](0:disable, 1:enable), tls preconfigured[1](0:non-preset, 1:preset)" ;;
+"-link -g") [ -f "$share/link-$device" ] && cat "$share/link-$device" || echo "link status: UP" ;;
+"-tls -g") echo "dev_id:$device, tls switch[$(cat "$share/tls-$device" 2>/dev/null || echo 0)](0:disable, 1:enable), tls preconfigured[1](0:non-preset, 1:preset)" ;;
 *) echo "hccn_tool: unsupported: $*" >&2; exit 1 ;;
 esac
 """
+
+
+# Versions that go together, and with MindSpore 2.10; below /usr/local/Ascend.
+VERSIONS = {
+    "driver/version.info": (
+        "Version=25.2.0\nascendhal_version=7.35.23\nInnerversion=V100R001C22SPC001B220\n"
+        "compatible_version_fw=[7.0.0,7.7.99]\n"
+    ),
+    "firmware/version.info": (
+        "Version=7.7.0.6.236\nfirmware_version=1.0\ncompatible_version_drv=[25.0,25.0.],[25.2,25.2.],[25.3,25.3.]\n"
+    ),
+    "ascend-toolkit/latest/x86_64-linux/ascend_toolkit_install.info": (
+        "package_name=Ascend-cann-toolkit\nversion=8.3.RC1\narch=x86_64\nos=linux\n"
+    ),
+    "ascend-toolkit/latest/compiler/version.info": "Version=8.3.T10.0.B100\n",
+}
 
 
 def hccn_conf(count: int, number: int) -> str:
@@ -102,6 +120,7 @@ def install(folder: Path, count: int, number: int) -> str:
     (folder / "etc" / "hccn.conf").write_text(hccn_conf(count, number))
     for device in [*(f"davinci{n}" for n in range(count)), "davinci_manager", "devmm_svm", "hisi_hdc"]:
         (folder / "dev" / device).touch()
+        (folder / "dev" / device).chmod(0o666)
     share, programs = folder / "Ascend" / "share", folder / "Ascend" / "bin"
     driver = folder / "Ascend" / "driver"
     for path in (share, programs, driver / "tools"):
@@ -113,7 +132,8 @@ def install(folder: Path, count: int, number: int) -> str:
         path.write_text(script)
         path.chmod(0o755)
     (programs / "hccn_tool").symlink_to("../driver/tools/hccn_tool")
-    (driver / "version.info").write_text(
-        "Version=24.1.rc1\nascendhal_version=7.35.19\nInnerversion=V100R001C15SPC006B220\n"
-    )
+    for place, text in VERSIONS.items():
+        path = folder / "Ascend" / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
     return "/usr/local/Ascend/bin"
