@@ -8,7 +8,12 @@ from cluster.backend import Backend
 from ostrain.errors import OstrainError
 from ostrain.plan import LaunchPlan
 
-_MODULES = {"local": "cluster.local_backend", "ssh": "cluster.ssh_backend", "slurm": "cluster.slurm_backend"}
+_MODULES = {
+    "local": "cluster.local_backend",
+    "ssh": "cluster.ssh_backend",
+    "slurm": "cluster.slurm_backend",
+    "modelarts": "cluster.modelarts_backend",
+}
 
 
 def get(name: str) -> Backend:

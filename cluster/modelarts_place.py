@@ -106,7 +106,7 @@ def derived_port(run_id: str, attempt: int) -> int:
 
 def unseal(code: str, env: dict[str, str]) -> dict[str, str]:
     """The job's secrets, of the halves that ``cluster.sealed`` made. The one in the code folder is deleted."""
-    pieces = []
+    pieces: list[str] = []
     while f"OSTRAIN_SEALED_{len(pieces)}" in env:
         pieces.append(env[f"OSTRAIN_SEALED_{len(pieces)}"])
     if not pieces:

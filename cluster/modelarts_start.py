@@ -81,7 +81,7 @@ class Container:
 
     @property
     def root(self) -> str:
-        return os.path.abspath(os.path.expanduser(self.settings["root"]))
+        return os.path.abspath(os.path.expanduser(str(self.settings["root"])))
 
     @property
     def agent(self) -> str:
@@ -231,7 +231,7 @@ class Container:
     def failed(self, error: StartFailed, state: str = "FAILED", reason: str = "start_failed") -> None:
         """An attempt that never began, in the words of docs/run-directory.md."""
         told = {"what": error.what, "where": "", "why": error.why, "next": error.next_step}
-        fault = {"rank": None, "pid": None, "exit_code": None, "signal": None, "time": time.time()}
+        fault: Json = {"rank": None, "pid": None, "exit_code": None, "signal": None, "time": time.time()}
         fault.update(reason=reason, log="", tail=[], message=told)
         self.status = {
             "node": self.node["name"], "time": time.time(), "attempt": self.attempt, "state": state,

@@ -6,6 +6,7 @@ Every operation here leaves the same state when it arrives twice, so all are rep
 
 from __future__ import annotations
 
+import functools
 import os
 import ssl
 import time
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from cluster.cloud import CloudError, Patience, kind_of, seconds_of
+from cluster.cloud import CloudError, Kind, Patience, kind_of, seconds_of
 from ostrain.errors import OstrainError
 
 T = TypeVar("T")
@@ -135,11 +136,8 @@ class HuaweiObs:
         """Objects whose keys begin with ``prefix``, by key."""
         marker: str | None = None
         while True:
-            asked = marker
-            answer = self._ask(
-                f"listing {prefix}",
-                lambda asked=asked: self._client.listObjects(self.bucket, prefix=prefix, marker=asked, max_keys=PAGE),
-            )
+            page = functools.partial(self._client.listObjects, self.bucket, prefix=prefix, marker=marker, max_keys=PAGE)
+            answer = self._ask(f"listing {prefix}", page)
             for one in answer.body.contents or ():
                 yield Entry(str(one.key), int(one.size))
             marker = answer.body.next_marker
@@ -153,7 +151,7 @@ class HuaweiObs:
         waiting = list(keys)
         for start in range(0, len(waiting), PAGE):
             request = DeleteObjectsRequest(quiet=True, objects=[Object(key) for key in waiting[start : start + PAGE]])
-            answer = self._ask("deleting", lambda request=request: self._client.deleteObjects(self.bucket, request))
+            answer = self._ask("deleting", functools.partial(self._client.deleteObjects, self.bucket, request))
             if answer.body is not None and answer.body.error:
                 first = answer.body.error[0]
                 raise CloudError("rejected", "OBS", f"deleting {first.key}", str(first.message), code=str(first.code))
@@ -169,7 +167,7 @@ class HuaweiObs:
         try:
             answer = call()
         except OSError as error:
-            kind = "unreachable" if isinstance(error, ConnectionRefusedError) else "unclear"
+            kind: Kind = "unreachable" if isinstance(error, ConnectionRefusedError) else "unclear"
             raise CloudError(kind, "OBS", doing, str(error) or type(error).__name__) from error
         except Exception as error:  # of http.client, of parsing XML: whatever the library met in a broken answer
             raise CloudError("unclear", "OBS", doing, f"{type(error).__name__}: {error}") from error

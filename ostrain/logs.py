@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from cluster.backend import Chunk
 
-SOURCES = ("worker", "launcher", "scheduler", "agent")
-_PATH = re.compile(r"logs/attempt-(\d+)/(?:worker_(\d+)|(launcher|scheduler|agent))\.log$")
+SOURCES = ("worker", "launcher", "scheduler", "agent", "service")
+_PATH = re.compile(r"logs/attempt-(\d+)/(?:worker_(\d+)|(launcher|scheduler|agent|service))\.log$")
 # The payload's own lines, and MindSpore's: [WARNING] ME(12:34,MainProcess):2026-01-02-03:04:05.678.901 [file:1] text
 _ISO = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?Z")
 _MINDSPORE = re.compile(r"\[[A-Z]+\] \S+?\([^)]*\):(\d{4}-\d\d-\d\d-\d\d:\d\d:\d\d)\.(\d{3})")

@@ -196,6 +196,22 @@ _TABLE = (
         "ostrain resume RUN",
     ),
     Reason(
+        "service_failed",
+        State.FAILED,
+        ExitCode.RUN_FAILED,
+        True,
+        "the service ended the job, or a container of it before the agent could say why",
+        "ostrain logs RUN --source service",
+    ),
+    Reason(
+        "service_stopped",
+        State.CANCELLED,
+        ExitCode.CANCELLED,
+        False,
+        "ended in the service's console or at its longest running time",
+        "ostrain resume RUN",
+    ),
+    Reason(
         "superseded",
         State.FAILED,
         ExitCode.RUN_FAILED,

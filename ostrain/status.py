@@ -121,7 +121,8 @@ def _decide(
         failed = [status["reason"] for status in current.values() if status["state"] == "FAILED"]
         return State.FAILED, fault["reason"] if fault else failed[0], fault
     if "CANCELLED" in states:
-        return State.CANCELLED, "cancelled", fault
+        stopped = any(status["reason"] == "service_stopped" for status in current.values())
+        return State.CANCELLED, "service_stopped" if stopped else "cancelled", fault
     if len(states) == expected and all(state == "SUCCEEDED" for state in states):
         return State.SUCCEEDED, "done", None
     if run.state.final:

@@ -39,8 +39,8 @@ def job_problems(job: JobSpec, inventory: Inventory) -> Iterator[tuple[str, str]
         yield "launcher", "a rank table lists addresses, which ModelArts gives at the start only; use msrun"
     if inventory.backend == "slurm":
         yield from _slurm_problems(job, inventory)
-    if inventory.backend == "modelarts" and job.restart.spares:
-        yield "restart.spares", "ModelArts replaces nodes itself; say `auto_restart` in the inventory"
+    if inventory.backend == "modelarts" and job.restart.max:
+        yield "restart.max", "ModelArts restarts jobs and replaces nodes itself; say `auto_restart` in the inventory"
 
 
 def _slurm_problems(job: JobSpec, inventory: Inventory) -> Iterator[tuple[str, str]]:

@@ -44,6 +44,8 @@ _RULES = (
     Rule("slurm_timeout", Action.RETRY, "the next attempt goes on from the newest checkpoint"),
     Rule("slurm_preempted", Action.RETRY, "the nodes were wanted by somebody else; others may be free"),
     Rule("slurm_node_fail", Action.RETRY, "Slurm does not give that node again"),
+    Rule("service_failed", Action.RETRY, "a service that restarts jobs does so by itself"),
+    Rule("service_stopped", Action.NEVER, "a person or the running time that was set ended it"),
     Rule("superseded", Action.RETRY, "a start that was given up half way"),
     Rule("node_lost", Action.EXCLUDE, "nothing runs on a node that does not answer"),
     Rule("disk_full", Action.EXCLUDE, "the next attempt would fill it, too; other nodes have space"),
