@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
+import time
 from pathlib import Path
 
 from ostrain.drill.faults import FAULTS
@@ -33,7 +35,10 @@ def main() -> int:
             matrix.ground.keep = options.keep
             try:
                 matrix.measure_base(options.out.with_suffix(".base.json") if options.out else None)
+                begun = time.monotonic()
                 for number, (fault, seed) in enumerate(todo, 1):
+                    if time.monotonic() - begun > options.seconds:
+                        break
                     _say(f"[{number}/{len(todo)}] {fault.name}, seed {seed}: {fault.title}")
                     verdict = matrix.case(fault, seed)
                     _say(line(verdict))
@@ -55,6 +60,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, action="append", help="only this seed; may be repeated")
     parser.add_argument("--out", type=Path, help="file that verdicts are appended to, and known ones taken from")
     parser.add_argument("--at-most", type=int, default=None, help="cases to run this time")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no further case after so long")
     parser.add_argument("--stop", action="store_true", help="stop at the first case that is not as it should be")
     parser.add_argument("--keep", action="store_true", help="leave runs on the nodes as long as the testbed is up")
     return parser.parse_args()
