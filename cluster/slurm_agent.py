@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # only annotations use these, and Python 3.8 could not evalua
 
     Json = dict[str, Any]
 
+LAST_WORDS = 8.0  # seconds agents have to say their last word after the end of the step
 SCONTROL_TIME = 8.0  # seconds slurmctld may take to answer
 # What a state of the job says of an attempt whose agent had no last word.
 REASONS = {
@@ -313,13 +314,20 @@ def warn(folder: str, reason: str) -> int:
     return 0
 
 
+def speechless(run: agent.RunDir) -> bool:
+    return run.state().get("state") not in agent.FINAL
+
+
 def end(folder: str, code: str) -> int:
     """After the step: see that every node has its last word; where no attempt can help, take back those that wait."""
     first = agent.RunDir(os.path.join(folder, "node-0"))
     request = agent.read_json(first.at("agent/request.json")) or {"nodes": [], "retry": []}
     begun = agent.read_json(first.at("agent/begun.json")) or {}
     runs = [agent.RunDir(os.path.join(folder, node)) for node in request["nodes"]]
-    if any(run.state().get("state") not in agent.FINAL for run in runs):
+    deadline = time.monotonic() + LAST_WORDS
+    while any(speechless(run) for run in runs) and time.monotonic() < deadline:
+        time.sleep(0.3)  # Slurm ends srun together with the agents, which have their workers to end
+    if any(speechless(run) for run in runs):
         reason, what = why_ended() if code != "0" else ("agent_lost", "the step ended, but not every agent said so")
         for run in runs:
             settle(run, int(begun.get("attempt", 0)), reason, what)

@@ -28,7 +28,7 @@ class Settling:
 
 
 def retried(service: Mapping[str, Any]) -> tuple[str, ...]:
-    """Reasons after which a further attempt may help: as the plan says (docs/recovery.md), else as docs/runs.md does."""
+    """Reasons after which a further attempt may help: as the plan says (docs/recovery.md), else docs/runs.md."""
     return tuple(service.get("retry") or sorted(reason.word for reason in TABLE.values() if reason.retry))
 
 

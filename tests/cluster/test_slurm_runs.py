@@ -129,7 +129,8 @@ def test_a_queued_run_says_why_and_is_cancelled_where_it_waits(site: SlurmSite) 
     assert all(report["state"] == "CANCELLED" for report in good(site.backend.stop(second)).values())
     assert {one["state"] for one in site.statuses(second).values()} == {"CANCELLED"}
     reports = good(site.backend.stop(first, grace=5.0))
-    assert [len(report["killed"]) > 1 and not report["survivors"] for report in reports.values()] == [True] * 3
+    for rank, report in enumerate(reports.values()):
+        assert rank in [one["rank"] for one in report["killed"]] and not report["survivors"]
     assert {(one["state"], one["reason"]) for one in site.statuses(first).values()} == {("CANCELLED", "cancelled")}
 
 
@@ -154,8 +155,8 @@ def test_requeue_begins_the_next_attempt_with_nobody_there(site: SlurmSite, slur
     assert told["node-0"]["attempt"] == 2
     lines = (site.run_dir(run) / "events.jsonl").read_text().splitlines()
     ends = [event for event in map(json.loads, lines) if event["event"] == "ended"]
-    assert [(event["attempt"], event["state"]) for event in ends] == [(1, "FAILED"), (2, "SUCCEEDED")]
-    assert ends[0]["reason"] == "slurm_preempted"
+    assert {(event["attempt"], event["state"]) for event in ends} == {(1, "FAILED"), (2, "SUCCEEDED")}
+    assert [event["reason"] for event in ends][-2:] == ["slurm_preempted", "done"]
     seen = follower()
     assert text_of(seen, "node-1") == "attempt 1\nattempt 2\n"
     news = [item.status for item in seen if isinstance(item, NodeNews) and item.node == "node-0"]
@@ -191,11 +192,13 @@ def test_scancel_by_somebody_else_is_a_cancel(site: SlurmSite, slurm: SlurmBed) 
 def test_a_node_that_dies_is_told_and_the_others_end(site: SlurmSite, slurm: SlurmBed) -> None:
     run = site.start(ENDLESS, options={"nodelist": "n2,n3"})
     ready(site, run)
-    slurm.kill_node("n3")
-    try:
+    slurm.freeze_node("n3")
+    try:  # as slurmctld does by itself after SlurmdTimeout, or a site's health check
+        slurm.run("scontrol", "update", "nodename=n3", "state=down", "reason=frozen")
         told = site.wait(run, "FAILED", 40.0)
     finally:
-        slurm.start_node("n3")
+        slurm.revive_node("n3")
+        slurm.run("scontrol", "update", "nodename=n3", "state=resume")
     assert {one["reason"] for one in told.values()} <= {"slurm_node_fail", "peer_failed"}
     assert "slurm_node_fail" in {one["reason"] for one in told.values()}
     wait_until(lambda: "down" not in slurm.run("sinfo", "--noheader", "--format=%T"), 20.0, "n3 is back")

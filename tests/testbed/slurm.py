@@ -33,7 +33,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -56,7 +56,7 @@ JobRequeue=1
 KillWait=3
 MinJobAge=300
 SlurmctldTimeout=30
-SlurmdTimeout=8
+SlurmdTimeout=60
 ReturnToService=2
 PropagateResourceLimits=NONE
 PreemptType=preempt/partition_prio
@@ -115,9 +115,7 @@ class SlurmBed:
             devices.mkdir()
             for number in range(npus):
                 (devices / f"davinci{number}").touch()
-            nodes.append(
-                f"NodeName={name} NodeHostname={name} NodeAddr=127.0.0.1 Port={port} CPUs=2 Gres=npu:{npus}"
-            )
+            nodes.append(f"NodeName={name} NodeHostname={name} NodeAddr=127.0.0.1 Port={port} CPUs=2 Gres=npu:{npus}")
             resources.append(f"NodeName={name} Name=npu File={devices}/davinci[0-{npus - 1}]")
         text = _CONFIG.format(folder=self.folder, host=socket.gethostname(), ports=ports, nodes="\n".join(nodes))
         self.config.write_text(text)
@@ -139,13 +137,23 @@ class SlurmBed:
         """Start a node's slurmd."""
         self._spawn(name, "slurmd", "-D", "-N", name, "-f", str(self.config))
 
-    def kill_node(self, name: str) -> None:
-        """Kill a node's slurmd and everything below it, as a machine does that loses power."""
-        victims = [*self._below(self._processes[name].pid), *self._steps(name)]
-        for pid in [self._processes[name].pid, *victims]:
+    def freeze_node(self, name: str) -> None:
+        """Stop a node's slurmd and everything below it: as of a machine that is gone, no connection of it is closed."""
+        for pid in self._all_of(name):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+
+    def revive_node(self, name: str) -> None:
+        """The machine has booted: nothing of before is left, a new slurmd runs."""
+        for pid in self._all_of(name):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._processes[name].wait(10)
+        self.start_node(name)
+
+    def _all_of(self, name: str) -> list[int]:
+        top = self._processes[name].pid
+        return list(dict.fromkeys([top, *self._below(top), *self._steps(name)]))
 
     def _steps(self, name: str) -> list[int]:
         """slurmstepd of a node (they leave their slurmd) and all below them."""
