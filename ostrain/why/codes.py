@@ -47,7 +47,7 @@ class Code:
 _CANN = re.compile(r"(?<![\w=])(E[0-9A-Z]\d{4})(?=\s*:|\s*\[PID|\):)|\((E[0-9A-Z]\d{4})\):")
 # Return codes of the runtime (acl/error_codes/rt_error_codes.h) stand in many phrasings; only after one of these words.
 _RUNTIME = re.compile(
-    r"(?:error ?code|err(?:or)?code|ret(?:code|val|urn code)?|aclRet|acl error|status)(?: is)?[\s:=\[(]*"
+    r"(?:\bcode|err(?:or)?_?code|ret(?:code|val)?|aclRet|acl error|status)(?: is)?[\s:=\[(]*"
     r"(107\d{3}|207\d{3}|507\d{3})\b",
     re.IGNORECASE,
 )
