@@ -25,8 +25,10 @@ _WORDINGS = (
     "a {colour} {shape} moves {direction}",
     "a {shape}, {colour}, going {direction}",
 )
-# Drawn at this many times the size and averaged down, so that edges are smooth.
+# Drawn at this many times the size and averaged down; then edges are blurred as by a lens a little out of focus, for
+# hard ones lie where 8 x 8 latents cannot say.
 _FINER = 4
+_BLUR = np.exp(-0.5 * np.arange(-3, 4) ** 2)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,14 @@ def _coverage(shape: str, centre: np.ndarray, radius: float, size: int) -> np.nd
         inside = down**2 + right**2 <= radius**2
     else:
         inside = (down <= radius * 0.9) & (abs(right) * 1.7 <= down + radius * 1.1)
-    return inside.reshape(size, _FINER, size, _FINER).mean((1, 3))
+    return _blurred(inside.reshape(size, _FINER, size, _FINER).mean((1, 3)))
+
+
+def _blurred(picture: np.ndarray) -> np.ndarray:
+    kernel = _BLUR / _BLUR.sum()
+    for axis in (0, 1):
+        picture = np.apply_along_axis(np.convolve, axis, picture, kernel, "same")
+    return picture
 
 
 def write_clip(path: Path, frames: np.ndarray, fps: int = FPS) -> None:
