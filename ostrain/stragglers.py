@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-# Steps that are looked at, the newest ones; the first ones of an attempt compile and warm up.
+# Steps that are looked at, the newest ones; the first ones of an attempt compile and warm up, and are left out where
+# enough others are there.
 WINDOW = 50
 WARM_UP = 3
-LEAST_STEPS = 5
+LEAST_STEPS = 4
 # A rank is a straggler when its own time is this much above the others', in most of the steps, and when what the
 # others lose by it is this share of a step.
 FACTOR = 1.3
@@ -79,7 +80,7 @@ def stragglers(metrics: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[Strag
 def _steps(rows: Sequence[Mapping[str, Any]]) -> dict[int, _Step]:
     """By number; a step that was made twice counts as it was made last."""
     found = {}
-    for row in rows[WARM_UP:]:
+    for row in rows[min(WARM_UP, max(0, len(rows) - LEAST_STEPS)) :]:
         step, seconds, waiting = row.get("step"), row.get("seconds"), row.get("comm_wait")
         if isinstance(step, int) and isinstance(seconds, int | float):
             waited = float(waiting) if isinstance(waiting, int | float) else None

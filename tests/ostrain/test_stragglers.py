@@ -53,7 +53,7 @@ def test_warming_up_does_not_count() -> None:
 
 def test_too_little_to_judge() -> None:
     assert stragglers({}) == [] and stragglers({0: rows(0.9)}) == []
-    assert stragglers({0: rows(0.5, steps=6), 1: rows(0.9, steps=6)}) == []
+    assert stragglers({0: rows(0.5, steps=3), 1: rows(0.9, steps=3)}) == []
     assert stragglers({0: rows(0.5), 1: [{"step": None}, {"what": 1}]}) == []
 
 
