@@ -99,14 +99,14 @@ class ToyBackend(NodeBackend):
 
 @dataclass
 class ToySite:
-    """A store, a local backend and runs of toys under one folder."""
+    """The store of $XDG_STATE_HOME, a local backend and runs of toys under one folder."""
 
     folder: Path
     backend: ToyBackend = field(default_factory=ToyBackend)
     runs: list[RunRef] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.store = Store(self.folder / "runs.db")
+        self.store = Store()
 
     def node(self, name: str, rank: int, orders: str = "") -> NodePlan:
         access = NodeAccess("localhost", root=str(self.folder / "root"), python=sys.executable)
