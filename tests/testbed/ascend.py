@@ -78,7 +78,8 @@ case "$3 $4" in
 "-ip -g") sed -n "s/^address_$device=/ipaddr:/p; s/^netmask_$device=/netmask:/p" /etc/hccn.conf ;;
 "-net_health -g") echo "net health status: Success" ;;
 "-link -g") [ -f "$share/link-$device" ] && cat "$share/link-$device" || echo "link status: UP" ;;
-"-tls -g") echo "dev_id:$device, tls switch[$(cat "$share/tls-$device" 2>/dev/null || echo 0)](0:disable, 1:enable), tls preconfigured[1](0:non-preset, 1:preset)" ;;
+"-tls -g") on=$(cat "$share/tls-$device" 2>/dev/null || echo 0)
+    echo "dev_id:$device, tls switch[$on](0:disable, 1:enable), tls preconfigured[1](0:non-preset, 1:preset)" ;;
 *) echo "hccn_tool: unsupported: $*" >&2; exit 1 ;;
 esac
 """
