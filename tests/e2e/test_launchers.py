@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import QUICKSTART, ROOT, SMALL, Cli, losses, run_dir
+from tests.e2e.conftest import ROOT, SMALL, Cli, losses, run_dir
 from tests.testbed import Testbed
 
 pytestmark = [pytest.mark.train, pytest.mark.nodes]
@@ -18,17 +20,25 @@ pytestmark = [pytest.mark.train, pytest.mark.nodes]
 SETTINGS = (*SMALL, "train.steps=4", "train.checkpoint.every=4", "env.OMP_NUM_THREADS='1'")
 
 
-def trained(cli: Cli, *settings: str) -> str:
-    """Submit, follow to the end; the run's id."""
-    words = [word for one in (*SETTINGS, *settings) for word in ("--set", one)]
-    return cli("submit", str(QUICKSTART), "--follow", *words).stdout.splitlines()[0]
+def trained(cli: Cli, *settings: str, folders: Callable[[str], list[Path]]) -> list[Path]:
+    """Submit and wait until every node has ended well, by its own file: asking costs the cores. Run directories."""
+    found = folders(cli.submit(*SETTINGS, *settings, small=False))
+    end = time.monotonic() + 120
+    for folder in found:
+        while (state := json.loads((folder / "agent/state.json").read_text()))["state"] == "RUNNING":
+            assert time.monotonic() < end, state
+            time.sleep(0.2)
+        assert state["state"] == "SUCCEEDED", state
+    return found
 
 
 def test_a_training_is_the_same_under_every_launcher(cli: Cli, tmp_path: Path) -> None:
-    wanted = losses(run_dir(cli, trained(cli)))
+    def here(run: str) -> list[Path]:
+        return [run_dir(cli, run)]
+
+    wanted = losses(trained(cli, folders=here)[0])
     assert sorted(wanted) == [1, 2, 3, 4]
-    run = trained(cli, "launcher=mpirun")
-    folder = run_dir(cli, run)
+    (folder,) = trained(cli, "launcher=mpirun", folders=here)
     assert losses(folder) == wanted
     assert {path.name for path in (folder / "logs/attempt-1").glob("[sw]*.log")} == {
         "scheduler.log", "worker_0.log", "worker_1.log"
@@ -40,10 +50,12 @@ def test_a_training_is_the_same_under_every_launcher(cli: Cli, tmp_path: Path) -
         remote = Cli({**os.environ, **bed.environment(), "PYTHONPATH": str(ROOT), "PATH": path}, tmp_path)
         try:
             placed = (f"cluster={tmp_path}/bed.yaml", "nodes=2", "devices_per_node=1")
-            run = trained(remote, "launcher=mpirun", *placed)
+            homes = trained(
+                remote, "launcher=mpirun", *placed,
+                folders=lambda run: [node.home / ".ostrain/runs" / run / node.name for node in bed.nodes],
+            )  # fmt: skip
         finally:
             remote.stop_children()
-        homes = [node.home / ".ostrain/runs" / run / node.name for node in bed.nodes]
         assert losses(homes[0]) == wanted
         assert [sorted(path.stem for path in home.glob("workers/attempt-1/*.json")) for home in homes] == [
             ["rank-0", "scheduler"], ["rank-1"]
