@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from cluster.backend import Backend
@@ -11,6 +13,9 @@ from ostrain.states import ExitCode
 from ostrain.status import RunStatus, refresh
 from ostrain.store import Run, Store
 from ostrain.talk import emit_json, next_commands, say
+
+if TYPE_CHECKING:
+    from ostrain.why.analysis import Analysis
 
 
 @click.command()
@@ -44,7 +49,7 @@ def why(run: str, attempt: int | None, shown: int, wide: bool, word: str | None,
         emit_json({"run_id": found.run_id, **analysis.as_dict()})
     else:
         click.echo(analysis.text(shown=shown, wide=wide))
-        say("\n" + next_commands(_next(found, status)))
+        say("\n" + next_commands(_next(found, status, analysis)))
     return int(ExitCode.UNREACHABLE if analysis.blind else ExitCode.OK)
 
 
@@ -70,8 +75,11 @@ def _explain(word: str, as_json: bool) -> int:
     return int(ExitCode.OK)
 
 
-def _next(run: Run, status: RunStatus) -> list[tuple[str, str]]:
+def _next(run: Run, status: RunStatus, analysis: Analysis) -> list[tuple[str, str]]:
     commands = [(f"ostrain logs {run.run_id} --rank R", "all that a rank said")]
+    before = analysis.evidence.attempt - 1
+    if before and analysis.verdict.first is None:
+        commands.insert(0, (f"ostrain why {run.run_id} --attempt {before}", "the fault of the attempt before"))
     if not status.state.final:
         return [(f"ostrain stuck {run.run_id}", "what every rank is at now"), *commands]
     return [*commands, (f"ostrain bundle {run.run_id}", "all of it in one file, for whoever helps")]

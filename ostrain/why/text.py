@@ -22,13 +22,15 @@ def report(
     status: RunStatus, evidence: Evidence, moments: Sequence[Moment], verdict: Verdict, *, shown: int, wide: bool
 ) -> str:
     """Everything `ostrain why` says. shown: moments of the timeline at most; wide: lines in their full length."""
-    parts = [_heading(status), _first(verdict, status), _others(verdict), _slow(verdict)]
+    parts = [_heading(status, evidence.attempt), _first(verdict, status, evidence), _others(verdict), _slow(verdict)]
     parts += [_timeline(moments, verdict, shown, wide), _clocks(evidence), _missing(evidence)]
     return "\n\n".join("\n".join(part) for part in parts if part)
 
 
-def _heading(status: RunStatus) -> list[str]:
+def _heading(status: RunStatus, attempt: int) -> list[str]:
     meaning = REASONS[status.reason].meaning if status.reason in REASONS else ""
+    if attempt != status.attempt:
+        return [f"{status.run_id}  attempt {attempt}; now {status.state.value} in attempt {status.attempt}"]
     return [f"{status.run_id}  {status.state.value}  {status.reason}: {meaning} (attempt {status.attempt})"]
 
 
@@ -39,10 +41,10 @@ def stamp(moment: float | None) -> str:
     return time.strftime("%H:%M:%S", time.localtime(moment)) + f".{int(moment * 1000) % 1000:03d}"
 
 
-def _first(verdict: Verdict, status: RunStatus) -> list[str]:
+def _first(verdict: Verdict, status: RunStatus, evidence: Evidence) -> list[str]:
     first = verdict.first
     if first is None:
-        if status.state.value == "FAILED":
+        if evidence.attempt != status.attempt or status.state.value == "FAILED":
             return ["no fault was found in what the nodes still have; `ostrain status` tells the run's own reason"]
         if status.state.value == "CANCELLED":
             return ["no fault: the run was cancelled, nothing had failed before"]
@@ -50,7 +52,7 @@ def _first(verdict: Verdict, status: RunStatus) -> list[str]:
     lines = [f"first fault: {_name(first)} at {stamp(first.time)}{' or later' if first.guessed else ''}"]
     lines.append(f"  {_clip(first.text, 400)}")
     lines += [f"  {_clip(one.text, 400)}" for one in _distinct(verdict)]
-    lines += explanation(advice(verdict, status.reason))
+    lines += explanation(advice(verdict, status.reason if evidence.attempt == status.attempt else ""))
     lines += [
         f"  not certain: {_name(one)} told of a fault {abs((one.time or 0) - (first.time or 0)):.3f} s apart, "
         "within what is known of the clocks"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ostrain.logs import describe
+from ostrain.states import REASONS
 from ostrain.why.blocks import read_blocks
 from ostrain.why.codes import Code, find_code, signals
 from ostrain.why.evidence import Evidence
@@ -66,16 +67,24 @@ def build(evidence: Evidence) -> list[Moment]:
 
 
 def _ours(evidence: Evidence, node: str, moment: Any) -> float | None:
-    """A node's time on this machine's clock."""
-    return float(moment) - evidence.clock(node).offset if isinstance(moment, int | float) else None
+    """A node's time on this machine's clock; None for what is no time of this or the next thousand years."""
+    known = isinstance(moment, int | float) and 0 < moment < 1e11
+    return float(moment) - evidence.clock(node).offset if known else None
+
+
+def _number(value: Any) -> int | None:
+    """A whole number; None for whatever else a damaged file holds in its place."""
+    return value if isinstance(value, int) else None
 
 
 def _killed_by_agent(evidence: Evidence, node: str) -> set[int]:
     """Pids that the agent ended, by its events."""
     found: set[int] = set()
     for row in evidence.lines(node, "events.jsonl"):
-        if row.get("event") == "killed" and row.get("attempt") == evidence.attempt:
-            found |= {int(one["pid"]) for one in row.get("killed") or [] if isinstance(one, dict) and one.get("pid")}
+        killed = row.get("killed")
+        mine = row.get("event") == "killed" and row.get("attempt") == evidence.attempt
+        if mine and isinstance(killed, list):
+            found |= {_number(one.get("pid")) or 0 for one in killed if isinstance(one, dict)}
     return found
 
 
@@ -83,24 +92,24 @@ def _ends(evidence: Evidence, node: str) -> Iterator[Moment]:
     """Ends of workers and of the scheduler that were no success."""
     killed = _killed_by_agent(evidence, node)
     vanished = {
-        row.get("rank"): row.get("time")
+        _number(row.get("rank")): row.get("time")
         for row in evidence.lines(node, "events.jsonl")
         if row.get("event") == "worker_vanished" and row.get("attempt") == evidence.attempt
     }
     for record in evidence.records(node, "workers"):
-        rank, ended = record.get("rank"), record.get("ended")
-        signal, code = record.get("signal"), record.get("exit_code")
+        rank, ended = _number(record.get("rank")), record.get("ended")
+        signal, code = str(record.get("signal") or ""), _number(record.get("exit_code"))
         if ended is None and rank in vanished:
             signal, ended = "SIGKILL", vanished[rank]
-        if ended is None or (signal is None and code in (0, None)):
+        if ended is None or (not signal and not code):
             continue
         what = "worker" if record.get("role") != "scheduler" else "scheduler"
         how = f"ended by {signal}" if signal else f"ended with exit code {code}"
-        by_agent = record.get("pid") in killed
+        by_agent = _number(record.get("pid")) in killed
         yield Moment(
             _ours(evidence, node, ended), node, rank, "end", Level.ERROR,
             f"{what} {how}" + (", by the node agent" if by_agent else ""),
-            f"workers/attempt-{evidence.attempt}", signals().get(signal or ""), fatal=True, by_agent=by_agent,
+            f"workers/attempt-{evidence.attempt}", signals().get(signal), fatal=True, by_agent=by_agent,
         )  # fmt: skip
 
 
@@ -110,7 +119,7 @@ def _faults(evidence: Evidence, node: str) -> Iterator[Moment]:
         text = ": ".join(str(record[key]) for key in ("what", "why") if record.get(key))
         code = find_code(str(record.get("what"))) or find_code(str(record.get("traceback") or "")[-4000:])
         yield Moment(
-            _ours(evidence, node, record.get("time")), node, record["rank"], "fault", Level.ERROR, text,
+            _ours(evidence, node, record.get("time")), node, _number(record["rank"]), "fault", Level.ERROR, text,
             f"faults/attempt-{evidence.attempt}", code, fatal=True,
         )  # fmt: skip
 
@@ -137,7 +146,8 @@ def _driver(evidence: Evidence, node: str) -> Iterator[Moment]:
                 _ours(evidence, node, block.time), node, file.get("rank"), "plog", block.level, block.text,
                 str(file.get("path") or ""), block.code, fatal=block.level is Level.ERROR,
             )  # fmt: skip
-    ranks = {record.get("pid"): record.get("rank") for record in evidence.records(node, "workers")}
+    records = evidence.records(node, "workers")
+    ranks = {_number(record.get("pid")): _number(record.get("rank")) for record in records}
     for line in evidence.kernel.get(node, []):
         text = str(line.get("text") or "")
         code = find_code(text)
@@ -162,9 +172,15 @@ def _events(evidence: Evidence, node: str) -> Iterator[Moment]:
         text = {"started": "the agent started its launcher", "ended": f"the node ended: {row.get('reason')}"}.get(event)
         step = f" at step {row['step']}" if isinstance(row.get("step"), int) else ""
         yield Moment(
-            _ours(evidence, node, row.get("time")), node, row.get("rank"), "event", Level.INFO,
+            _ours(evidence, node, row.get("time")), node, _number(row.get("rank")), "event", Level.INFO,
             text or event.replace("_", " ") + step, "events.jsonl",
         )  # fmt: skip
+
+
+def _reason_code(reason: str) -> Code | None:
+    """A word of docs/runs.md as what explains a supervisor's entry."""
+    known = REASONS.get(reason)
+    return None if known is None else Code(reason, "killed", known.meaning, "", known.next_step)
 
 
 def _supervision(evidence: Evidence) -> Iterator[Moment]:
@@ -179,5 +195,5 @@ def _supervision(evidence: Evidence) -> Iterator[Moment]:
         yield Moment(
             entry.get("time"), str(entry.get("node") or ""), entry.get("rank"), "supervisor",
             Level.ERROR if grave else Level.INFO, ": ".join(part for part in (text, reason, detail) if part),
-            "supervisor.jsonl", None, fatal=entry.get("event") in ("detected", "stuck"),
+            "supervisor.jsonl", _reason_code(reason), fatal=entry.get("event") in ("detected", "stuck"),
         )  # fmt: skip

@@ -81,8 +81,11 @@ def _first(faults: Sequence[Moment]) -> Moment | None:
     # Whoever ended after a hang was seen was ended because of it.
     if hang is not None and all((one.time or 0.0) >= (hang.time or 0.0) for one in own):
         return hang
-    # What the agent ended on purpose, and nothing else: somebody cancelled the run.
-    for choice in (own, [one for one in dated if not one.by_agent], [one for one in faults if one.time is None]):
+    # A node that is gone leaves only followers, and the supervisor's word. What the agent ended on purpose, and nothing
+    # else, means that somebody cancelled the run.
+    seen = [one for one in faults if one.kind == "supervisor" and one.text.startswith("detected")]
+    followers = [one for one in dated if not one.by_agent]
+    for choice in (own, seen, followers, [one for one in faults if one.time is None]):
         if choice:
             first = min(choice, key=lambda one: (one.time is None, one.time or 0.0))
             return _best_witness([one for one in faults if _same_rank(one, first)], first)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ostrain.states import State
 from ostrain.status import RunStatus
@@ -148,6 +153,29 @@ def test_a_hang_seen_by_the_supervisor_comes_before_its_own_kills() -> None:
     assert verdict.first is not None and (verdict.first.kind, verdict.first.rank) == ("supervisor", 1)
 
 
+def test_a_node_that_is_gone_is_told_by_the_supervisor() -> None:
+    site = Site(0.0, 0.0)
+    site.evidence.unreachable["node-1"] = "no route to host"
+    site.evidence.journal = [
+        {"time": T0 + 9, "attempt": 1, "event": "detected", "node": "node-1", "rank": None, "reason": "node_lost"},
+        {"time": T0 + 9, "attempt": 2, "event": "detected", "node": "node-0", "rank": 0, "reason": "hung"},
+    ]
+    site.log(0, site.glog("node-0", 5.0, "Connection reset by peer"))
+    site.end(0, 5.2, code=1)
+    verdict = verdict_of(site)
+    assert verdict.first is not None and (verdict.first.kind, verdict.first.node) == ("supervisor", "node-1")
+    assert verdict.code is not None and verdict.code.code == "node_lost"
+
+
+def test_an_earlier_attempt_is_told_as_such() -> None:
+    site = Site(0.0)
+    site.end(0, 0.0, signal="SIGSEGV")
+    moments = build(site.evidence)
+    status = RunStatus("run-1", 2, State.RUNNING, "running", False)
+    told = Analysis(status, site.evidence, moments, conclude(site.evidence, moments)).text()
+    assert told.startswith("run-1  attempt 1; now RUNNING in attempt 2") and "worker ended by SIGSEGV" in told
+
+
 def test_a_payloads_own_report_tells_more_than_its_exit_code() -> None:
     site = Site(0.0)
     site.fault(0, 0.0, "no space left on the disk the run writes to")
@@ -196,3 +224,27 @@ def test_metrics_and_records_of_another_attempt_do_not_count() -> None:
         "workers/attempt-2/rank-0.json": LogText('{"rank": 0, "exit_code": 1, "ended": 1}')
     }
     assert verdict_of(site).first is None
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+_KEYS = st.sampled_from(
+    ["time", "event", "attempt", "rank", "pid", "killed", "ended", "signal", "exit_code", "step", "what", "reason"]
+)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    st.lists(st.dictionaries(_KEYS, _JSON | st.sampled_from([1, "killed", "worker_vanished"]), max_size=8), max_size=3)
+)
+def test_damaged_files_of_a_node_are_no_reason_to_say_nothing(records: list[dict[str, Any]]) -> None:
+    site = Site(0.0)
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    site.evidence.files["node-0"] = {"events.jsonl": LogText(lines), "logs/attempt-1/worker_0.log": LogText(lines)}
+    for number, record in enumerate(records):
+        for folder in ("workers", "faults"):
+            site.evidence.files["node-0"][f"{folder}/attempt-1/rank-{number}.json"] = LogText(json.dumps(record))
+    assert "run-1" in text_of(site)
