@@ -6,6 +6,7 @@ not part of it any more cannot give: as long as it answers, this machine carries
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -56,10 +57,10 @@ def bring(backend: Backend, recovery: NodeRecovery, run: RunRef, before: LaunchP
     """Copy what the run's nodes lack of the newest whole checkpoint from nodes of the plan ``before``; what was done,
     line by line. NodeError where a node fails in the middle of it."""
     chosen = tuple(node.name for node in run.plan.nodes)
-    outside = {node.name for node in before.nodes} - set(chosen)
-    if not outside:
+    leaving = tuple(node for node in before.nodes if node.name not in chosen)
+    if not leaving:
         return
-    plan = run.plan.only({*chosen, *outside})
+    plan = dataclasses.replace(run.plan, nodes=(*run.plan.nodes, *leaving), spares=())
     everyone = RunRef(run.run_id, plan)
     answers = backend.files(everyone, PATTERNS, timeout=BOUND)
     listing = {
@@ -77,7 +78,7 @@ def bring(backend: Backend, recovery: NodeRecovery, run: RunRef, before: LaunchP
         if copies:
             _bring_manifest(backend, recovery, everyone, manifest, listing, [plan.node(name) for name in chosen])
             size = sum(copy.size for copy in copies)
-            yield f"{len(copies)} files ({size} bytes) of step-{manifest.step} from {', '.join(sorted(outside))}"
+            yield f"{len(copies)} files ({size} bytes) of step-{manifest.step} from {', '.join(sorted({copy.source for copy in copies}))}"
         return
 
 

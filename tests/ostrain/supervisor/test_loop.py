@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cluster.backend import NodeError, RunRef
+from cluster.recovery import NodeRecovery
 from ostrain.lifecycle import cancel, resume
 from ostrain.states import State
 from ostrain.status import unsupervised
@@ -65,6 +67,15 @@ def test_a_hang_is_ended_and_the_odd_rank_named(site: ToySite) -> None:
     assert (fault.reason, fault.node, fault.rank) == ("hung", "n1", 1)
     assert fault.time - fault.more["fault_time"] < 15.0
     assert the(site.events(run), "stuck").rank == 1
+
+
+def test_devices_have_to_be_free_before_the_next_start(site: ToySite, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = [{"n0": ["device 0: pid 7 (python)"]}, {"n0": NodeError("unreachable", "?", node="n0")}]
+    monkeypatch.setattr(NodeRecovery, "holders", lambda *_, **__: held.pop(0))
+    plan = site.plan(nodes=1, orders="1 0 3 os.kill(os.getpid(), 9)")
+    run = site.submit(dataclasses.replace(plan, device="Ascend", checks={"device": "CPU"}))
+    assert site.supervise(run).state is State.SUCCEEDED
+    assert "after 2 s" in the(site.events(run), "drained").detail and not held
 
 
 def test_logs_of_a_failed_attempt_can_decide(site: ToySite) -> None:
