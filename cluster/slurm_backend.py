@@ -176,8 +176,11 @@ class SlurmBackend:
         try:
             answers = self._batch(run, "status", {node.name: {} for node in run.plan.nodes}, timeout)
             statuses = {name: one for name, one in answers.items() if not isinstance(one, NodeError)}
-            if len(statuses) < len(answers) or not needs_slurm(list(statuses.values())):
+            if len(statuses) < len(answers):
                 return answers
+            if not needs_slurm(list(statuses.values())):
+                ended = {"scheduler": {"scheduler": "slurm", "live": False}}
+                return {name: {**status, **ended} for name, status in statuses.items()}
             return self._with_slurm(run, statuses, timeout)
         except NodeError as error:
             return _everywhere(run.plan, error)
@@ -189,7 +192,9 @@ class SlurmBackend:
             self._settle(run, verdict.attempt, verdict.reason, verdict.what, timeout)
             again = self._batch(run, "status", {name: {} for name in statuses}, timeout)
             statuses = {name: one for name, one in again.items() if not isinstance(one, NodeError)}
-        answers: PerNode[dict[str, Any]] = dict(merged(statuses, jobs, asked, retried(run.plan.service)))
+        requeue = self._place(run.plan).section.requeue
+        told = merged(statuses, jobs, asked, retried(run.plan.service), requeue)
+        answers: PerNode[dict[str, Any]] = dict(told)
         suspended = any(job.state in ("SUSPENDED", "STOPPED") for job in jobs)
         for name, status in statuses.items():
             silence = status["agent"].get("silence", 0)

@@ -60,6 +60,12 @@ class _Keeper:
         except BaseException as error:  # a mistake of ours: the reader must see it
             self._items.put(error)
 
+    def outdates(self, news: NodeNews) -> bool:
+        """Whether the node has been told to have ended the attempt that this news is of."""
+        last = self._last.get(news.node, {})
+        older = int(last.get("attempt", 0)) >= int(news.status.get("attempt", 0))
+        return "scheduler" not in news.status and last.get("state") in FINAL and older
+
     def look(self) -> None:
         answers = self._poll()
         statuses = {name: one for name, one in answers.items() if not isinstance(one, NodeError)}
@@ -136,6 +142,8 @@ def _told(item: FollowItem, keeper: _Keeper, reached: dict[str, dict[str, int]])
         yield item
     elif isinstance(item, NodeNews) and "scheduler" not in item.status and item.status.get("state") in FINAL:
         keeper.hurry.set()
+    elif isinstance(item, NodeNews) and keeper.outdates(item):
+        return
     elif not isinstance(item, FollowLost) or not keeper.over.is_set():
         yield item
 

@@ -14,6 +14,8 @@ from cluster.slurm import SlurmJob
 from cluster.slurm_agent import REASONS
 from ostrain.states import REASONS as TABLE
 
+# What Slurm puts a job back into the queue for, and what agents say when it has not made up its mind yet.
+_GIVEN_BACK = ("slurm_preempted", "slurm_node_fail", "agent_lost")
 FINAL = ("SUCCEEDED", "FAILED", "CANCELLED")
 Status = Mapping[str, Any]
 
@@ -58,7 +60,7 @@ def settling(statuses: Sequence[Status], jobs: Sequence[SlurmJob], asked: int) -
 
 
 def merged(
-    statuses: Mapping[str, Status], jobs: Sequence[SlurmJob], asked: int, retry: Sequence[str]
+    statuses: Mapping[str, Status], jobs: Sequence[SlurmJob], asked: int, retry: Sequence[str], requeue: bool = False
 ) -> dict[str, dict[str, Any]]:
     """The nodes' statuses as people are to see them, each with ``scheduler``: what Slurm says of the run's job.
 
@@ -72,7 +74,12 @@ def merged(
         told |= {"scheduler": "slurm", "job": shown.job, "state": shown.state, "reason": shown.why,
                  "starts": shown.starts, "hosts": shown.hosts, "jobs": [job.job for job in live]}  # fmt: skip
     begun = max((int(status["attempt"]) for status in statuses.values()), default=0)
-    queued = bool(live) and not working and _goes_on(list(statuses.values()), asked, retry)
+    ended = all(
+        status["state"] in FINAL and int(status["attempt"]) >= max(begun, asked) for status in statuses.values()
+    )
+    back = requeue and any(status["reason"] in _GIVEN_BACK for status in statuses.values())
+    another = not working or (ended and (back or len(live) > len(working)))
+    queued = bool(live) and another and _goes_on(list(statuses.values()), asked, retry)
     found = {}
     for name, status in statuses.items():
         one = {**status, "scheduler": told}
