@@ -78,7 +78,8 @@ def bring(backend: Backend, recovery: NodeRecovery, run: RunRef, before: LaunchP
         if copies:
             _bring_manifest(backend, recovery, everyone, manifest, listing, [plan.node(name) for name in chosen])
             size = sum(copy.size for copy in copies)
-            yield f"{len(copies)} files ({size} bytes) of step-{manifest.step} from {', '.join(sorted({copy.source for copy in copies}))}"
+            sources = ", ".join(sorted({copy.source for copy in copies}))
+            yield f"{len(copies)} files ({size} bytes) of step-{manifest.step} from {sources}"
         return
 
 
