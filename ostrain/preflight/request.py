@@ -19,7 +19,9 @@ from ostrain.spec.load import LoadedJob
 SPEED_SECONDS, SPEED_BYTES = 0.5, 64 << 20
 _EXPORT = re.compile(r"^export ([A-Za-z_][A-Za-z0-9_]*)=", re.MULTILINE)
 # Keys of tasks that say where something is written: it need not be there.
-_WRITTEN = frozenset({"dir", "output", "output_dir", "out", "report", "log_dir"})
+_WRITTEN = frozenset({"dir", "output", "out"})
+# Captions and the like may begin with a slash, too.
+_WORDS = frozenset({"negative_prompt", "prompts"})
 _LAUNCHERS = {"msrun": ("msrun",), "mpirun": ("mpirun",), "rank_table": ()}
 
 
@@ -48,7 +50,7 @@ def _named(value: Any, path: str) -> Iterator[tuple[str, str]]:
     """(path on the nodes, key) of everything a configuration reads from the nodes' own disks."""
     if isinstance(value, dict):
         for key, item in value.items():
-            if key not in _WRITTEN:
+            if key not in _WRITTEN | _WORDS or (key == "prompts" and isinstance(item, str)):
                 yield from _named(item, f"{path}.{key}")
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -111,17 +110,8 @@ def test_a_line_can_be_left_out_and_idle_memory_is_not_busy(site: Site) -> None:
     assert [one["check"] for one in verdicts if one["verdict"] == "skip"] == ["tls"]
 
 
-def test_the_inspector_leaves_nothing_but_itself_and_tools_that_hang_are_given_up(site: Site) -> None:
+def test_the_inspector_leaves_nothing_behind(site: Site) -> None:
+    looked(site, "--fresh")
     before = sorted(str(path) for path in (site.node.home / ".ostrain").rglob("*"))
     looked(site, "--fresh")
     assert sorted(str(path) for path in (site.node.home / ".ostrain").rglob("*")) == before
-    slow = site.swap(site.ascend("bin/npu-smi"), "#!/bin/sh\nsleep 60\n")
-    try:
-        began = time.monotonic()
-        code, verdicts, _ = looked(site)
-    finally:
-        slow()
-    assert time.monotonic() - began < 30
-    assert code == 3
-    assert bad(verdicts) == [("devices", "node-1")]
-    assert "did not end within 10 s" in next(one["why"] for one in verdicts if one["verdict"] == "fail")
