@@ -129,7 +129,7 @@ class SlurmSection(Part):
     exclusive: bool = Field(True, description="whole nodes: no other job beside this one")
     requeue: bool = Field(False, description="Slurm may put the job back into the queue: preemption, failed nodes")
     chain: bool = Field(
-        True, description="restart.max further attempts wait in Slurm's queue; no client has to be alive for them"
+        True, description="restart.max further attempts wait in Slurm's queue, with no client alive; false: no restarts"
     )
     warning: Annotated[int, Field(ge=0, le=3600)] = Field(
         60, description="seconds before the time limit at which the workers are ended in good order; 0: never"

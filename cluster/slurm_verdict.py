@@ -69,7 +69,7 @@ def merged(
     live = [job for job in jobs if job.live]
     working = [job for job in live if not job.waiting]
     shown = working[0] if working else live[0] if live else jobs[-1] if jobs else None
-    told = {"live": bool(live)}
+    told: dict[str, Any] = {"live": bool(live)}
     if shown is not None:
         told |= {"scheduler": "slurm", "job": shown.job, "state": shown.state, "reason": shown.why,
                  "starts": shown.starts, "hosts": shown.hosts, "jobs": [job.job for job in live]}  # fmt: skip
