@@ -90,9 +90,9 @@ def test_logs_of_a_failed_attempt_can_decide(site: ToySite) -> None:
 def test_a_cancel_ends_the_supervision_too(site: ToySite) -> None:
     run = site.submit(site.plan(orders=KILL, backoff=30.0))
     thread, told = site.in_thread(run)
-    wait_until(lambda: "decided" in words(site.events(run)), 20.0)
+    wait_until(lambda: site.store.get(run.run_id).attempt == 2, 20.0)
     current = site.store.get(run.run_id)
-    assert (current.state, current.reason, current.attempt) == (State.PREPARING, "recovering", 2)
+    assert (current.state, current.reason, words(site.events(run))[-1]) == (State.PREPARING, "recovering", "decided")
     cancel(site.store, site.backend, current, grace=1.0)
     thread.join(20.0)
     assert not thread.is_alive()
