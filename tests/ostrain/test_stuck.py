@@ -191,3 +191,15 @@ def test_heartbeats_have_to_do_where_there_are_no_stacks() -> None:
     report = look(Silent(), run_of(2), timeout=2.0)  # type: ignore[arg-type]
     assert report.suspect is not None and report.suspect.rank == 1
     assert report.as_dict()["suspect"]["why"] == "it is at step 4, 1 other at up to step 5"
+
+
+class Closed(Silent):
+    """A backend that says of every node that its workers cannot be asked."""
+
+    def stacks(self, run: RunRef, *, timeout: float) -> dict[str, Any]:
+        return {node.name: gone(node.node_rank) for node in run.plan.nodes}
+
+
+def test_heartbeats_have_to_do_where_workers_cannot_be_asked() -> None:
+    report = look(Closed(), run_of(2), timeout=2.0)  # type: ignore[arg-type]
+    assert not report.unreachable and report.suspect is not None and report.suspect.rank == 1
