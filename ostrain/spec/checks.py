@@ -75,8 +75,8 @@ def task_problems(tree: Mapping) -> list[Problem]:
     given = [name for name in TASKS if name in tree.items]
     if len(given) == 1:
         value = tree.items[given[0]]
-        empty = isinstance(value, Scalar) and value.value is None
-        message = f"{given[0]!r} is empty: name a recipe, or say what the task needs"
+        empty = not isinstance(value, Mapping) and (not isinstance(value, Scalar) or value.value is None)
+        message = f"{given[0]!r} is no mapping of keys: name a recipe, or say what the task needs"
         return [Problem(key_mark(tree, (given[0],)), message)] if empty else []
     if not given:
         others = ", ".join(name for name in TASKS if name != "train")

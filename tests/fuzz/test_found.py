@@ -14,7 +14,8 @@ from tests.fuzz.targets import INVENTORY, JOB
 @pytest.mark.parametrize(
     ("job", "inventory", "place", "what"),
     [
-        (JOB.partition("train:")[0] + "train:\n", INVENTORY, "job.yaml:6:1", "'train' is empty"),
+        (JOB.partition("train:")[0] + "train:\n", INVENTORY, "job.yaml:6:1", "'train' is no mapping"),
+        (JOB.partition("train:")[0] + "train: []\n", INVENTORY, "job.yaml:6:1", "'train' is no mapping"),
         (JOB, INVENTORY.replace("name: c", "name: " + "1" * 400), "c.yaml:1:7", "is no finite number"),
         (JOB.replace("steps: 20", "steps: " + "9" * 400), INVENTORY, "job.yaml:9:10", "is no finite number"),
     ],
