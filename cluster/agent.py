@@ -44,7 +44,6 @@ POLL = 0.2  # seconds between two looks at the workers
 STRAY_POLL = 2.0  # seconds between two looks for descendants that dropped the tag
 RECORD_TIME = 0.3  # seconds wrappers and launcher have to themselves after the workers' end
 WRITE_TIME = 2.0  # seconds that who writes the masked logs has beyond everybody else
-BEGAN = time.time()  # of this process: with the time of its answer, what a client needs to tell clocks apart
 KILL_BOUND = 5.0  # seconds SIGKILL may take before a process counts as a survivor
 TICK = 2.0  # seconds between two ticks of a follow stream
 CHUNK = 64 << 10
@@ -1296,7 +1295,6 @@ def status(run_dir: str) -> Json:
     return {
         "node": run.node,
         "time": time.time(),
-        "began": BEGAN,
         "utc_offset": time.localtime().tm_gmtoff,
         "attempt": attempt,
         "state": word,
