@@ -40,7 +40,7 @@ class LocalBackend(NodeBackend):
             try:
                 told = agent.status(path)
                 # One machine, one clock: no question travelled anywhere.
-                answers[node.name] = {**told, **dict.fromkeys(("began", "asked", "answered"), told["time"])}
+                answers[node.name] = {**told, **dict.fromkeys(("asked", "answered"), told["time"])}
             except agent.AgentError as error:
                 answers[node.name] = self.client(node).as_error(error.info)
             except OSError as error:

@@ -122,18 +122,15 @@ def _ask_clocks(backend: Backend, evidence: Evidence, timeout: float) -> None:
 
 
 def read_clock(status: Mapping[str, Any]) -> Clock:
-    """A node's clock from one question: asked and answered by our clock, begun and ended by the node's.
+    """A node's clock from one question: asked and answered by our clock, told by the node's in between.
 
-    As in NTP (RFC 5905): offset = ((began - asked) + (time - answered)) / 2; what the node itself took cancels out.
+    Half of the round trip is taken for the way back; the truth lies within that half on either side.
     """
     utc_offset = float(status.get("utc_offset") or 0.0)
-    asked, answered, end = status.get("asked"), status.get("answered"), status.get("time")
-    if asked is None or answered is None or end is None:
+    asked, answered, told = status.get("asked"), status.get("answered"), status.get("time")
+    if asked is None or answered is None or told is None:
         return Clock(0.0, None, utc_offset)
-    began = status.get("began") or end
-    offset = ((began - asked) + (end - answered)) / 2
-    uncertainty = max(0.0, ((answered - asked) - (end - began)) / 2)
-    return Clock(offset, uncertainty, utc_offset)
+    return Clock(told - (asked + answered) / 2, (answered - asked) / 2, utc_offset)
 
 
 def _cursors(

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from cluster import backends
-from cluster.backend import Backend
+from cluster.backend import Backend, NodeError
 from ostrain.stuck import look
 from ostrain.why.evidence import gather
 from ostrain.why.timeline import build
 from ostrain.why.verdict import conclude
 from tests.cluster.test_ssh_runs import run_on
-from tests.cluster.toys import good, launch, toy_bundle, wait_ready
+from tests.cluster.toys import good, launch, toy_bundle, wait_ready, wait_until
 from tests.cluster.workers import worker
 from tests.testbed import Testbed
 
@@ -52,6 +52,7 @@ def test_the_odd_rank_of_three_nodes(bed: Testbed, backend: Backend, tmp_path: P
         assert report.suspect is not None and (report.suspect.node, report.suspect.rank) == ("node-0", None)
     finally:
         bed.nodes[0].link_up()
+    wait_until(lambda: not any(isinstance(one, NodeError) for one in backend.poll(run).values()), 30.0)
     good(backend.stop(run, grace=1.0))
     good(backend.remove(run))
 
