@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import yaml
 
 from tests.testbed import Node, Testbed
 from tests.testbed.ascend import VERSIONS, info_table
@@ -34,12 +37,9 @@ class Site:
     def told(self, **changes: str) -> Callable[[], None]:
         """Another inventory entry for node-1; the way back."""
         text = self.inventory.read_text()
-        lines = [
-            line.replace("{name: node-1", "{name: node-1, " + ", ".join(f"{k}: {v}" for k, v in changes.items()))
-            if "name: node-1" in line else line
-            for line in text.splitlines()
-        ]  # fmt: skip
-        self.inventory.write_text("\n".join(lines) + "\n")
+        document = yaml.safe_load(text)
+        document["nodes"][1].update(changes)
+        self.inventory.write_text(yaml.safe_dump(document))
         return lambda: self.inventory.write_text(text) and None
 
     def swap(self, path: Path, text: str) -> Callable[[], None]:
@@ -130,7 +130,13 @@ def listener(site: Site) -> Callable[[], None]:
     code = f'import socket,time; s=socket.create_server(("{site.node.address}",60003)); time.sleep(60)'
     path = site.node.home / "listen.py"
     path.write_text(code)
-    return site.process("exec python3 ~/listen.py")
+    back = site.process("exec python3 ~/listen.py")
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError), socket.create_connection((site.node.address, 60003), timeout=1):
+            break
+        time.sleep(0.05)
+    return back
 
 
 LEFT = ("OSTRAIN_RUN=old-abcdef", "OSTRAIN_AGENT_ID=999999:1", f"OSTRAIN_RUN_DIR={ROOT}/runs/old-abcdef/node-1")
@@ -148,7 +154,10 @@ FAULTS: dict[str, tuple[Callable[[Site], Callable[[], None]], str]] = {
     "python": (lambda site: site.patched("import sys\nsys.version = '3.12.1 (x)'\n"), "Python 3.12.1"),
     "mindspore": (lambda site: site.patched(metadata("mindspore", "2.9.0")), "mindspore 2.9.0"),
     "modules": (lambda site: site.patched(metadata("numpy", "2.1.0")), "numpy 2.1.0"),
-    "programs": (lambda site: site.swap(site.node.home / "setup.sh", "PATH=/usr/bin:/bin\n"), "msrun"),
+    "programs": (
+        lambda site: site.swap(site.node.home / "setup.sh", "export HCCL_BUFFSIZE=200 PATH=/usr/bin:/bin\n"),
+        "msrun",
+    ),
     "driver": (lambda site: version(site, "driver/version.info", "25.2.0", "25.3.0"), "driver 25.3.0"),
     "firmware": (lambda site: version(site, "firmware/version.info", "7.7.0.6", "7.7.0.8"), "firmware 7.7.0.8"),
     "cann": (lambda site: version(site, list(VERSIONS)[2], "8.3.RC1", "8.5.0"), "CANN 8.5.0"),
