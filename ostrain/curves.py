@@ -38,6 +38,16 @@ def finite(pairs: Iterable[tuple[object, object]]) -> list[Point]:
     ]
 
 
+def wide(points: Iterable[Point]) -> bool:
+    """Whether values span so much that only a logarithmic axis shows all of them."""
+    values = [y for _, y in points]
+    return bool(values) and min(values) > 0 and max(values) > 50 * min(values)
+
+
+def logarithms(points: Iterable[Point]) -> list[Point]:
+    return [(x, math.log10(y)) for x, y in points]
+
+
 class LatestAttempt:
     """One value a step, as the last attempt saw it: what an attempt repeats, and what it has not reached again, goes.
 

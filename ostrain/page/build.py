@@ -95,7 +95,7 @@ def suspects(history: History) -> dict[int, list[dict[str, Any]]]:
 
     def own(rank: int) -> float:
         return statistics.median(
-            row["seconds"] - (row.get("comm_wait") or 0.0) + (row.get("data_wait") or 0.0) for row in rows[rank]
+            float(row["seconds"]) - (row.get("comm_wait") or 0.0) + (row.get("data_wait") or 0.0) for row in rows[rank]
         )
 
     ordered = sorted(rows, key=own, reverse=True)

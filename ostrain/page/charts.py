@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from markupsafe import Markup
 
-from ostrain.curves import Point
+from ostrain.curves import Point, logarithms, wide
 from ostrain.page.history import Spread
 from ostrain.page.svg import BOTTOM, TOP, Chart
 from ostrain.page.timeline import Moment, Stretch
@@ -21,14 +21,20 @@ def curve(name: str, attempts: Mapping[int, Sequence[Point]]) -> Markup | None:
     everything = [point for points in shown.values() for point in points]
     if not everything:
         return None
+    log = wide(everything)
+    if log:
+        shown = {attempt: logarithms(points) for attempt, points in shown.items()}
+        everything = logarithms(everything)
     lowest, highest = min(y for _, y in everything), max(y for _, y in everything)
     chart = Chart((min(x for x, _ in everything), max(x for x, _ in everything)), (lowest, highest))
+    if log:
+        chart.y_label = lambda value: f"{10**value:.3g}"
     newest = max(shown)
     for attempt, points in shown.items():
         chart.line(points, "line" if attempt == newest else "line before")
         if attempt != min(shown):
             chart.mark(points[0][0], f"attempt {attempt}")
-    return chart.text(f"{name} by step")
+    return chart.text(f"{name} by step", x_axis="step, logarithmic scale" if log else "step")
 
 
 def distribution(spreads: Sequence[Spread]) -> tuple[Markup, int] | None:
@@ -69,7 +75,7 @@ def timeline(stretches: Sequence[Stretch], moments: Sequence[Moment]) -> Markup 
     for moment in moments:
         if moment.kind in ("fault", "checkpoint", "recovery"):
             row = rows.get(moment.attempt, 0)
-            chart.box(moment.time, moment.time, row, 18, moment.kind, moment.text)
+            chart.box(moment.time, moment.time, row, 18, moment.kind, moment.text, least=3.0)
     return chart.text("attempts over time", y_ticks=False, x_axis="")
 
 

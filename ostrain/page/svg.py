@@ -35,6 +35,7 @@ class Chart:
     height: int = HEIGHT
     left: int = LEFT
     x_label: Callable[[float], str] = lambda value: f"{value:g}"
+    y_label: Callable[[float], str] = lambda value: f"{value:.4g}"
     parts: list[Markup] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -66,13 +67,15 @@ class Chart:
             ).format(kind, place, place, TOP, self.height - BOTTOM, place + 3, TOP + 9, label)
         )
 
-    def box(self, left: float, right: float, y: float, height: float, kind: str, title: str) -> None:
-        """A bar around ``y``; ``height`` in pixels."""
+    def box(
+        self, left: float, right: float, y: float, height: float, kind: str, title: str, least: float = 1.0
+    ) -> None:
+        """A bar around ``y``; ``height`` and ``least``, its smallest width, in pixels."""
         start, middle = self.at((left, y))
         end, _ = self.at((right, y))
         self.parts.append(
             Markup('<rect class="{}" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect>').format(
-                kind, start, round(middle - height / 2, 1), round(max(1.0, end - start), 1), height, title
+                kind, start, round(middle - height / 2, 1), round(max(least, end - start), 1), height, title
             )
         )
 
@@ -97,7 +100,7 @@ class Chart:
             line = Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>')
             grid.append(line.format(self.left, self.width - RIGHT, y, y))
             label = Markup('<text class="tick end" x="{}" y="{}">{}</text>')
-            grid.append(label.format(self.left - 6, y + 3, f"{value:.4g}"))
+            grid.append(label.format(self.left - 6, y + 3, self.y_label(value)))
         axis = Markup('<text class="tick end" x="{}" y="{}">{}</text>').format(
             self.width - RIGHT, self.height - 3, x_axis
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ostrain.curves import Point
+from ostrain.curves import Point, logarithms, wide
 
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # U+2800 plus these
 
@@ -14,14 +14,19 @@ def plot(points: Sequence[Point], width: int, height: int, *, plain: bool = Fals
     if len(points) < 2 or height < 3 or width < 24:
         return []
     low, high = min(y for _, y in points), max(y for _, y in points)
+    log = wide(points)
     labels = [f"{high:.4g}", *[""] * (height - 3), f"{low:.4g}"]
     margin = max(map(len, labels)) + 1
     columns, rows = width - margin - 1, height - 1
-    grid = _dots(points, columns, rows, low, high, plain)
+    grid = _scaled(logarithms(points) if log else points, columns, rows, plain)
     axis = "|" if plain else "┤"
     lines = [f"{label:>{margin - 1}}{axis}{line}" for label, line in zip(labels, grid, strict=True)]
-    first, last = f"{points[0][0]:.0f}", f"step {points[-1][0]:.0f}"
+    first, last = f"{points[0][0]:.0f}" + (" (log scale)" if log else ""), f"step {points[-1][0]:.0f}"
     return [*lines, " " * margin + first + last.rjust(max(1, columns - len(first)))]
+
+
+def _scaled(points: Sequence[Point], columns: int, rows: int, plain: bool) -> list[str]:
+    return _dots(points, columns, rows, min(y for _, y in points), max(y for _, y in points), plain)
 
 
 def _dots(points: Sequence[Point], columns: int, rows: int, low: float, high: float, plain: bool) -> list[str]:
