@@ -30,11 +30,12 @@ def main() -> int:
     known = {(one.fault, one.seed) for one in done}
     todo = [(fault, seed) for fault, seed in wanted if (fault.name, seed) not in known][: options.at_most]
     if todo:
-        with Testbed(NODES + SPARES, disk=DISK) as bed, as_client(bed):
-            matrix = Matrix(bed, _say)
+        with Testbed(options.nodes + SPARES, disk=DISK) as bed, as_client(bed):
+            matrix = Matrix(bed, _say, nodes=options.nodes)
             matrix.ground.keep = options.keep
             try:
-                matrix.measure_base(options.out.with_suffix(".base.json") if options.out else None)
+                base = f".base-{options.nodes}.json"
+                matrix.measure_base(options.out.with_suffix(base) if options.out else None)
                 begun = time.monotonic()
                 for number, (fault, seed) in enumerate(todo, 1):
                     if time.monotonic() - begun > options.seconds:
@@ -59,6 +60,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="cases a fault; with 3 or more ten of the commonest")
     parser.add_argument("--seed", type=int, action="append", help="only this seed; may be repeated")
     parser.add_argument("--out", type=Path, help="file that verdicts are appended to, and known ones taken from")
+    parser.add_argument("--nodes", type=int, default=NODES, help="nodes that train, beside the spare")
     parser.add_argument("--at-most", type=int, default=None, help="cases to run this time")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no further case after so long")
     parser.add_argument("--stop", action="store_true", help="stop at the first case that is not as it should be")
