@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
 
 from cluster.backend import NodeError
 from cluster.bundle import AGENT
+from cluster.session import LARGEST, LEAST_PYTHON, VERBS, Ended, Session
 from cluster.transport import Input, Result, Stream, Transport
 
 PREFLIGHT = 3
 UNREACHABLE = 4
-LEAST_PYTHON = (3, 8)
 
 # Runs under whatever Python there is, to find out which; argv: root, name of the agent file.
 _LOOK = (
@@ -49,6 +50,11 @@ class AgentClient:
         self._digest = hashlib.sha256(self._source).hexdigest()
         self._lock = threading.Lock()
         self._found: tuple[str, str] | None = None
+        name = f"{program.stem}-{self._digest[:16]}.py"
+        self._name = name
+        # Only the agent serves, and only where starting a process costs a round trip.
+        served = program == AGENT and getattr(transport, "sessions", False)
+        self._session = Session(transport, python, root, name, self._digest, self._source) if served else None
 
     def beside(self, program: Path) -> AgentClient:
         """A client of another program on the same node, over the same connection."""
@@ -73,8 +79,14 @@ class AgentClient:
             return self._found
 
     def _look(self, timeout: float) -> tuple[str, str]:
-        name = f"{self.program.stem}-{self._digest[:16]}.py"
-        result = self.transport.run([self._python, "-c", _LOOK, self._root, name], timeout=timeout)
+        if self._session is not None:
+            try:
+                with self._session.lock:
+                    seen = self._session.open(timeout)
+                return str(seen["root"]), str(seen["agent"])
+            except Ended:  # the long way tells why
+                self._session = None
+        result = self.transport.run([self._python, "-c", _LOOK, self._root, self._name], timeout=timeout)
         self._check_python(result)
         try:
             seen = json.loads(last_line(result.stdout))
@@ -124,6 +136,11 @@ class AgentClient:
     def call(self, verb: str, *arguments: str, input: Input | dict[str, Any] = b"", timeout: float) -> dict[str, Any]:
         """The JSON answer of a verb; its error as NodeError."""
         data = json.dumps(input).encode() if isinstance(input, dict) else input
+        answer = self._in_session(verb, arguments, data, timeout)
+        if answer is not None:
+            if "error" in answer:
+                raise self.as_error(answer["error"])
+            return answer
         result = self._run(verb, arguments, data, timeout)
         try:
             answer = json.loads(last_line(result.stdout))
@@ -135,6 +152,23 @@ class AgentClient:
         if "error" in answer:
             raise self.as_error(answer["error"])
         return answer
+
+    def _in_session(self, verb: str, arguments: tuple[str, ...], data: Input, timeout: float) -> dict[str, Any] | None:
+        """The answer where a session can give it; None: ask in the ordinary way."""
+        if verb not in VERBS or self._session is None:
+            return None
+        self._install(timeout)
+        session, small = self._session, _small(data)
+        if session is None or small is None or not session.lock.acquire(blocking=False):
+            return None
+        try:
+            if not session.usable:
+                session.open(timeout)
+            return session.call(verb, arguments, small, timeout)
+        except Ended:
+            return None
+        finally:
+            session.lock.release()
 
     def _run(self, verb: str, arguments: tuple[str, ...], data: Input, timeout: float) -> Result:
         _, agent = self._install(timeout)
@@ -164,7 +198,20 @@ class AgentClient:
         return self.transport.run([self._python, "-", *arguments], source, timeout=timeout)
 
     def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
         self.transport.close()
+
+
+def _small(data: Input) -> bytes | None:
+    """Input that goes through a session; a file is left at its beginning."""
+    if isinstance(data, bytes):
+        return data if len(data) <= LARGEST else None
+    size = data.seek(0, os.SEEK_END)
+    data.seek(0)
+    content = data.read() if size <= LARGEST else None
+    data.seek(0)
+    return content
 
 
 def last_line(output: bytes) -> bytes:

@@ -100,7 +100,7 @@ class NodeBackend:
         master = _master(plan)
         client = self.client(master)
         request = {"root": client.root(timeout), "master_address": plan.master_address or master.address}
-        answer = client.call("probe", input=request, timeout=timeout)
+        answer = client.call("port", input=request, timeout=timeout)
         if not answer["port"]:
             raise _as_one(client, answer["problems"])
         return int(answer["port"])

@@ -83,6 +83,8 @@ def use_only_given_keys(connection: Any) -> None:
 class SSHTransport:
     """One node over one SSH connection, opened when first used and again after it broke. Usable from many threads."""
 
+    sessions = True  # a command is a round trip and a process: the agent's session (cluster.session) saves them
+
     def __init__(self, node: str, access: NodeAccess, *, connect_timeout: float = CONNECT_TIMEOUT) -> None:
         self.node = node
         self._access = access
