@@ -17,7 +17,6 @@ import fcntl
 import glob
 import hashlib
 import importlib.util
-import io
 import json
 import os
 import random
@@ -46,7 +45,6 @@ STRAY_POLL = 2.0  # seconds between two looks for descendants that dropped the t
 RECORD_TIME = 0.3  # seconds wrappers and launcher have to themselves after the workers' end
 WRITE_TIME = 2.0  # seconds that who writes the masked logs has beyond everybody else
 KILL_BOUND = 5.0  # seconds SIGKILL may take before a process counts as a survivor
-SERVE_IDLE = 60.0  # seconds a session waits for its next verb
 TICK = 2.0  # seconds between two ticks of a follow stream
 CHUNK = 64 << 10
 TAIL_LINES = 20
@@ -1992,10 +1990,6 @@ def read_request() -> Json:
 
 VERBS: dict[str, tuple[int, Callable[..., Json]]] = {
     "probe": (0, verb_probe),
-    "port": (
-        0,
-        verb_probe,
-    ),  # nothing but a free port: a session, which knows no modules, may answer
     "have": (0, verb_have),
     "unpack": (2, verb_unpack),
     "stage": (1, verb_stage),
@@ -2028,23 +2022,6 @@ def run_verb(verb: str, arguments: list[str]) -> int:
     if "error" in answer:
         sys.stderr.write("{}: {}\n".format(answer["error"]["what"], answer["error"]["why"]))
     return 1 if "error" in answer else 0
-
-
-def serve() -> None:
-    """Verbs of one client, one after the other: a line {verb, arguments, size}, so many bytes of input; a line back."""
-    source = sys.stdin.buffer
-    while select.select([source], [], [], SERVE_IDLE)[0]:
-        line = source.readline()
-        if not line:
-            return
-        request = json.loads(line)
-        data = source.read(int(request["size"]))
-        if os.path.exists(__file__):
-            sys.stdin = io.TextIOWrapper(io.BytesIO(data))
-            run_verb(request["verb"], request["arguments"])
-        else:  # somebody tidied up; workers need the file
-            print(json.dumps({"gone": True}))
-        sys.stdout.flush()
 
 
 def main(arguments: list[str]) -> int:
