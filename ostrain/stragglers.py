@@ -14,7 +14,7 @@ from typing import Any
 
 # Steps that are looked at, the newest ones; the first ones of an attempt compile and warm up, and are left out where
 # enough others are there.
-WINDOW = 50
+WINDOW = 20
 WARM_UP = 3
 LEAST_STEPS = 4
 # A rank is a straggler when its own time is this much above the others', in most of the steps, and when what the
