@@ -50,8 +50,6 @@ def _slurm_problems(job: JobSpec, inventory: Inventory) -> Iterator[tuple[str, s
     if job.restart.max and inventory.slurm is not None and not inventory.slurm.chain:
         message = "attempts of a run on Slurm wait in its queue, but the inventory says `chain: false`"
         yield "restart.max", f"{message}; say 0 here, or `chain: true` there"
-    if job.restart.spares:
-        yield "restart.spares", "Slurm chooses the nodes of every attempt itself; there is nothing to keep ready"
     for part in (inventory.slurm.gres or "").split(",")[:1] if inventory.slurm else []:
         count = part.rpartition(":")[2]
         if count.isdigit() and int(count) < job.devices_per_node:

@@ -29,6 +29,7 @@ class SlurmSite:
     bed: SlurmBed
     backend: SlurmBackend = field(default_factory=SlurmBackend)
     runs: list[RunRef] = field(default_factory=list)
+    device: str = "CPU"
 
     @property
     def root(self) -> Path:
@@ -36,7 +37,8 @@ class SlurmSite:
 
     def plan(self, worker: str, nodes: int, attempts: int, section: dict[str, Any]) -> LaunchPlan:
         section = {"exclusive": False, "config": str(self.bed.config), "gres": "npu", "warning": 0, **section}
-        inventory = Inventory.model_validate({"name": "bed", "backend": "slurm", "device": "CPU", "slurm": section})
+        given = {"name": "bed", "backend": "slurm", "device": self.device, "slurm": section}
+        inventory = Inventory.model_validate(given)
         job = JobSpec.model_construct(name="toy", nodes=nodes, devices_per_node=1)
         script = sbatch_file(inventory, job, sys.executable, Templates())
         access = NodeAccess("", root=str(self.root), python=sys.executable)

@@ -113,6 +113,18 @@ def test_two_nodes_with_secrets_in_no_place_but_the_workers(
     assert good(site.backend.remove(run)) and not site.run_dir(run).parent.exists()
 
 
+def test_runs_that_share_a_node_get_the_devices_slurm_gave_them(site: SlurmSite) -> None:
+    site.device = "Ascend"
+    worker = "import os, time\nprint('ready', os.environ['OSTRAIN_DEVICES'], flush=True)\ntime.sleep(3)\n"
+    node = {"nodelist": "n1"}
+    runs = [site.start(worker, nodes=1, name=name, gres="npu:3", options=node) for name in ("one", "two")]
+    seen = []
+    for run in runs:
+        site.wait(run, "SUCCEEDED")
+        seen.append((site.run_dir(run) / "logs/attempt-1/worker_0.log").read_text())
+    assert seen == ["ready 0\n", "ready 3\n"]  # one worker a node: the first of each share
+
+
 def test_a_queued_run_says_why_and_is_cancelled_where_it_waits(site: SlurmSite) -> None:
     first = site.start(ENDLESS, nodes=3, name="first", gres="npu:8")
     second = site.start(ENDLESS, nodes=3, name="second", gres="npu:8")

@@ -116,7 +116,6 @@ def test_mistakes_have_places(
     ("text", "head", "words"),
     [
         ("launcher: rank_table\n", HEAD, "a rank table lists addresses"),
-        ("restart: {max: 1, spares: 1}\n", HEAD, "Slurm chooses the nodes"),
         ("", HEAD.replace("devices_per_node: 4", "devices_per_node: 16"), "16 devices on every node, but"),
     ],
 )
