@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Cli, losses, step_of
+from tests.testbed import Testbed
 from tests.testbed.slurm import SlurmBed
 
 pytestmark = [pytest.mark.train, pytest.mark.nodes]
@@ -19,7 +20,7 @@ STEPS = ("train.steps=6", "train.checkpoint.every=3")
 
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[SlurmBed]:
-    with SlurmBed(2) as bed:
+    with Testbed(2) as network, SlurmBed(2, under=network) as bed:
         yield bed
 
 

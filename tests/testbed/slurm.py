@@ -17,17 +17,18 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from tests.testbed.bed import Testbed
 from tests.testbed.network import TestbedError, find_program
 
 NEEDED = {"slurmctld": "slurm-wlm", "slurmd": "slurm-wlm", "sbatch": "slurm-wlm", "munged": "munge"}
 UP = 30.0  # seconds everything may take to come up
 
 _CONFIG = """ClusterName=bed
-SlurmctldHost={host}(127.0.0.1)
+SlurmctldHost={host}({address})
 SlurmctldPort={ports[0]}
 SlurmUser=root
 SlurmdUser=root
@@ -68,14 +69,19 @@ PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 Preempt
 
 
 class SlurmBed:
-    """N nodes ``n1`` …, two CPUs and ``npus`` devices each; a context manager."""
+    """N nodes ``n1`` …, two CPUs and ``npus`` devices each; a context manager.
 
-    def __init__(self, count: int = 4, *, npus: int = 8, place: Path | None = None) -> None:
+    under: a testbed whose nodes' network namespaces the slurmd run in, each with an address of its own: msrun takes
+    every node that has the master's address for the master.
+    """
+
+    def __init__(self, count: int = 4, *, npus: int = 8, under: Testbed | None = None) -> None:
         missing = sorted({package for name, package in NEEDED.items() if find_program(name) is None})
         if os.geteuid() != 0 or missing:
             raise TestbedError(f"a Slurm for tests needs root and apt-get install -y {' '.join(missing) or '…'}")
+        self.under = under
         self.names = [f"n{number + 1}" for number in range(count)]
-        self.folder = Path(tempfile.mkdtemp(prefix="ostrain-slurm-", dir=place))
+        self.folder = Path(tempfile.mkdtemp(prefix="ostrain-slurm-"))
         self.config = self.folder / "slurm.conf"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         try:
@@ -110,14 +116,17 @@ class SlurmBed:
         key.chmod(0o400)
         ports = free_ports(len(self.names) + 1)
         nodes, resources = [], []
-        for name, port in zip(self.names, ports[1:], strict=True):
+        for number, (name, port) in enumerate(zip(self.names, ports[1:], strict=True)):
+            address = self.under.nodes[number].address if self.under else "127.0.0.1"
             devices = self.folder / f"dev-{name}"
             devices.mkdir()
             for number in range(npus):
                 (devices / f"davinci{number}").touch()
-            nodes.append(f"NodeName={name} NodeHostname={name} NodeAddr=127.0.0.1 Port={port} CPUs=2 Gres=npu:{npus}")
+            nodes.append(f"NodeName={name} NodeHostname={name} NodeAddr={address} Port={port} CPUs=2 Gres=npu:{npus}")
             resources.append(f"NodeName={name} Name=npu File={devices}/davinci[0-{npus - 1}]")
-        text = _CONFIG.format(folder=self.folder, host=socket.gethostname(), ports=ports, nodes="\n".join(nodes))
+        own = f"{self.under.subnet}.1" if self.under else "127.0.0.1"
+        host = socket.gethostname()
+        text = _CONFIG.format(folder=self.folder, host=host, address=own, ports=ports, nodes="\n".join(nodes))
         self.config.write_text(text)
         (self.folder / "gres.conf").write_text("AutoDetect=off\n" + "\n".join(resources) + "\n")
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
@@ -135,7 +144,10 @@ class SlurmBed:
 
     def start_node(self, name: str) -> None:
         """Start a node's slurmd."""
-        self._spawn(name, "slurmd", "-D", "-N", name, "-f", str(self.config))
+        inside: list[str] = []
+        if self.under:
+            inside = ["nsenter", f"--net=/run/netns/{self.under.nodes[self.names.index(name)].namespace}"]
+        self._spawn(name, "slurmd", "-D", "-N", name, "-f", str(self.config), inside=inside)
 
     def freeze_node(self, name: str) -> None:
         """Stop a node's slurmd and everything below it: as of a machine that is gone, no connection of it is closed."""
@@ -175,12 +187,12 @@ class SlurmBed:
             found += [*self._below(child), child]
         return found
 
-    def _spawn(self, label: str, program: str, *arguments: str) -> None:
+    def _spawn(self, label: str, program: str, *arguments: str, inside: Sequence[str] = ()) -> None:
         path = find_program(program)
         assert path is not None
         with open(self.folder / f"{label}.out", "ab") as out:
             self._processes[label] = subprocess.Popen(
-                [path, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+                [*inside, path, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
                 env={**os.environ, **self.environment()},
             )  # fmt: skip
 
