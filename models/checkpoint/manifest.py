@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,8 @@ from typing import Any
 FORMAT = 2
 MANIFEST = "manifest.json"
 STATE = "state.json"
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 # (kind/name, start, stop): a flat range of a tensor.
 Range = tuple[str, int, int]
@@ -118,9 +121,27 @@ class Manifest:
                 tensors={key: tuple(shape) for key, shape in record["tensors"].items()},
                 shards=shards,
                 attempt=int(record.get("attempt", 0)),
-            )
+            )._checked()
         except (ValueError, KeyError, TypeError, AttributeError):
             raise BadManifest("is damaged") from None
+
+    def _checked(self) -> Manifest:
+        """Itself; ValueError where a value is none of its kind. A shard's file is a name: nothing is read or written
+        outside the checkpoint's folder because a manifest says so."""
+        numbers = [self.step, self.world, self.attempt, self.state_size, *(shard.size for shard in self.shards)]
+        numbers += [place for shard in self.shards for _, *range_ in shard.pieces for place in range_]
+        numbers += [length for shape in self.tensors.values() for length in shape]
+        texts = [self.state_sha256, *self.tensors, *(shard.sha256 for shard in self.shards)]
+        texts += [
+            word for shard in self.shards for word in (shard.file, *shard.nodes, *(key for key, *_ in shard.pieces))
+        ]
+        if any(type(number) is not int or number < 0 for number in numbers) or not isinstance(self.time, int | float):
+            raise ValueError("a number is none")
+        if any(not isinstance(text, str) for text in texts):
+            raise ValueError("a text is none")
+        if any(not _NAME.fullmatch(shard.file) for shard in self.shards):
+            raise ValueError("a file is no name")
+        return self
 
 
 def tiling_problem(tensors: Mapping[str, Sequence[int]], shards: Sequence[Shard]) -> str:

@@ -15,7 +15,7 @@ from models.config.tasks import TASKS
 from models.config.train_vae import unrunnable_vae
 from ostrain.layout import Layout
 from ostrain.spec.data_checks import data_problems, memory_problems
-from ostrain.spec.document import Mapping, Scalar, key_mark, value_mark
+from ostrain.spec.document import Mapping, key_mark, value_mark
 from ostrain.spec.job import JobSpec
 from ostrain.spec.problems import Problem, did_you_mean, render_all
 from ostrain.spec.service_checks import job_problems, service_problems
@@ -74,10 +74,8 @@ def task_problems(tree: Mapping) -> list[Problem]:
     """A job has exactly one task."""
     given = [name for name in TASKS if name in tree.items]
     if len(given) == 1:
-        value = tree.items[given[0]]
-        empty = not isinstance(value, Mapping) and (not isinstance(value, Scalar) or value.value is None)
         message = f"{given[0]!r} is no mapping of keys: name a recipe, or say what the task needs"
-        return [Problem(key_mark(tree, (given[0],)), message)] if empty else []
+        return [Problem(key_mark(tree, (given[0],)), message)] if not isinstance(tree.items[given[0]], Mapping) else []
     if not given:
         others = ", ".join(name for name in TASKS if name != "train")
         told = f"; or another task: {others}" if others else ""
