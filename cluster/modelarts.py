@@ -78,6 +78,7 @@ class TrainingJobs:
             from huaweicloudsdkcore.auth.credentials import BasicCredentials
             from huaweicloudsdkcore.http.http_config import HttpConfig
             from huaweicloudsdkcore.http.http_handler import HttpHandler
+            from requests.adapters import HTTPAdapter
         except ImportError as error:
             raise OstrainError("ModelArts needs a library that is not here", why=str(error), next_step=PIP) from error
         credentials = BasicCredentials(keys.access_key, keys.secret_key, project_id)
@@ -95,6 +96,8 @@ class TrainingJobs:
             .with_endpoint(url)
             .build()
         )
+        for scheme in ("https://", "http://"):  # its own adapters make an error without headers of a 429
+            client._http_client._session.mount(scheme, HTTPAdapter(max_retries=0))
         client._logger.addHandler(logging.NullHandler())  # else what it logs goes to standard error
         return sdk, client
 
@@ -167,9 +170,14 @@ class TrainingJobs:
     def show(self, job_id: str) -> Job:
         request = self._sdk.ShowTrainingJobDetailsRequest(training_job_id=job_id)
         doing = f"asking for job {job_id}"
-        return self._patience.repeated(
-            lambda: _job(doing, self._once(doing, lambda: self._client.show_training_job_details(request)))
-        )
+
+        def once() -> Job:
+            job = _job(doing, self._once(doing, lambda: self._client.show_training_job_details(request)))
+            if job.id != job_id:
+                raise _broken(doing, f"it tells of job {job.id}")
+            return job
+
+        return self._patience.repeated(once)
 
     def stop(self, job_id: str) -> None:
         """Ask for the job's end. A job that has ended is left alone: the service refuses, which is no error then."""

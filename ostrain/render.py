@@ -18,6 +18,12 @@ def plan_text(plan: LaunchPlan) -> str:
         where = "every node" if len(nodes) == len(plan.nodes) and len(nodes) > 1 else ", ".join(nodes)
         title = f"═══ {path} (mode {mode:04o}) on {where} "
         parts.append(f"{title}{'═' * max(3, 100 - len(title))}\n{text.rstrip()}\n")
+    if plan.backend == "modelarts":
+        from ostrain.service_render import service_texts
+
+        parts += [
+            f"═══ {title} {'═' * max(3, 95 - len(title))}\n{text.rstrip()}\n" for title, text in service_texts(plan)
+        ]
     return "\n".join(parts)
 
 

@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import re
 from urllib.parse import quote, unquote
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
 
 from tests.cluster.cloud_server import ACCESS_KEY, SECRET_KEY, Answer, Request, Service
 
@@ -34,6 +34,8 @@ class ObsService(Service):
         self.kinds: set[str] = set()  # of signatures seen
 
     def check(self, request: Request) -> str:
+        if request.method == "HEAD" and ("apiversion", "") in request.query:
+            return ""
         told = re.fullmatch(r"(OBS|AWS) ([^:]+):(\S+)", request.headers.get("authorization", ""))
         if told is None or told[2] != ACCESS_KEY:
             return "no such access key"
@@ -59,6 +61,8 @@ class ObsService(Service):
         bucket, _, key = _full_path(request).lstrip("/").partition("/")
         if bucket != BUCKET:
             return self.refuse(404, "NoSuchBucket", bucket)
+        if not key and request.method == "HEAD":
+            return Answer(200, b"", {"x-obs-api": "3.0"})  # asked for before signatures of the own kind are used
         with self.lock:
             if not key:
                 return self._list(dict(request.query)) if request.method == "GET" else self._delete(request.body)
@@ -111,5 +115,5 @@ class ObsService(Service):
 
     def _delete(self, body: bytes) -> Answer:
         for key in re.findall(r"<Key>([^<]*)</Key>", body.decode()):
-            self.objects.pop(key.replace("&amp;", "&"), None)
+            self.objects.pop(unescape(key), None)
         return Answer(200, b"<DeleteResult></DeleteResult>", {"Content-Type": "application/xml"})
