@@ -17,6 +17,7 @@ import fcntl
 import glob
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import random
@@ -24,17 +25,15 @@ import re
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote
 
 if TYPE_CHECKING:  # only annotations use these, and Python 3.8 could not evaluate them
+    import tarfile
     from collections.abc import Callable, Iterator, Mapping
     from typing import IO
 
@@ -45,6 +44,7 @@ STRAY_POLL = 2.0  # seconds between two looks for descendants that dropped the t
 RECORD_TIME = 0.3  # seconds wrappers and launcher have to themselves after the workers' end
 WRITE_TIME = 2.0  # seconds that who writes the masked logs has beyond everybody else
 KILL_BOUND = 5.0  # seconds SIGKILL may take before a process counts as a survivor
+SERVE_IDLE = 60.0  # seconds a session waits for its next verb
 TICK = 2.0  # seconds between two ticks of a follow stream
 CHUNK = 64 << 10
 TAIL_LINES = 20
@@ -401,6 +401,8 @@ def signal_name(number: int) -> str:
 
 def spellings(value: str) -> set[bytes]:
     """How a value may stand in a log: as it is, its lines, escaped as JSON and Python do, in a URL, in base64."""
+    from urllib.parse import quote  # here and below: what few verbs need is not worth its time at every start
+
     raw = value.encode("utf-8", "surrogateescape")
     found = {raw, repr(value)[1:-1].encode("utf-8", "surrogateescape"), quote(raw, safe="").encode()}
     found |= {line for line in raw.splitlines() if len(line) >= 8}
@@ -1028,7 +1030,7 @@ def held_request(run: RunDir) -> Json:
     if request is None:
         raise AgentError("no_run", "nobody asked for a start here", run.at("agent/request.json"))
     request["held"] = True
-    host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+    host = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
     request["where"] = {"host": host, "job": os.environ.get("SLURM_JOB_ID", ""), **(request.get("where") or {})}
     for name in ("attempt", "master_port"):
         request[name] = int(os.environ.get("OSTRAIN_" + name.upper()) or request.get(name) or 0)
@@ -1713,6 +1715,8 @@ def checked_member(member: tarfile.TarInfo, target: str) -> str:
 
 
 def extract(archive: IO[bytes], target: str) -> None:
+    import tarfile
+
     with tarfile.open(fileobj=archive, mode="r:gz") as tar:
         for member in tar:
             path = checked_member(member, target)
@@ -1734,6 +1738,8 @@ def extract(archive: IO[bytes], target: str) -> None:
 
 def verb_unpack(kind: str, digest: str) -> Json:
     """Whole or not at all: under a temporary name, hash checked, renamed. Two at once do no harm."""
+    import tarfile
+
     target = content_folder(kind, digest)
     folder = os.path.dirname(target)
     os.makedirs(folder, exist_ok=True)
@@ -1930,6 +1936,8 @@ def probe_devices(wanted: list[int], problems: list[Json]) -> list[int]:
 
 def bind_problem(address: str, port: int) -> str:
     """Why a port cannot be listened on; empty when it can."""
+    import socket
+
     try:
         family_, kind, protocol, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
         with contextlib.closing(socket.socket(family_, kind, protocol)) as test:
@@ -1962,7 +1970,7 @@ def verb_probe() -> Json:
     """Look, change nothing. ``problems`` holds every failed check."""
     request = read_request()
     problems: list[Json] = []
-    answer: Json = {"hostname": socket.gethostname(), "uid": os.getuid(), "boot_id": boot_id(), "time": time.time()}
+    answer: Json = {"hostname": os.uname().nodename, "uid": os.getuid(), "boot_id": boot_id(), "time": time.time()}
     answer["python"] = {"executable": sys.executable, "version": sys.version.split()[0]}
     answer["root"] = probe_root(request.get("root") or own_root(), int(request.get("min_free_bytes") or 0), problems)
     answer["modules"] = probe_modules(list(request.get("modules") or []), problems)
@@ -1990,6 +1998,7 @@ def read_request() -> Json:
 
 VERBS: dict[str, tuple[int, Callable[..., Json]]] = {
     "probe": (0, verb_probe),
+    "port": (0, verb_probe),  # nothing but a free port: a session may answer, which knows no modules
     "have": (0, verb_have),
     "unpack": (2, verb_unpack),
     "stage": (1, verb_stage),
@@ -2022,6 +2031,23 @@ def run_verb(verb: str, arguments: list[str]) -> int:
     if "error" in answer:
         sys.stderr.write("{}: {}\n".format(answer["error"]["what"], answer["error"]["why"]))
     return 1 if "error" in answer else 0
+
+
+def serve() -> None:
+    """Verbs of one client, one after the other: a line {verb, arguments, size}, so many bytes of input; a line back."""
+    source = sys.stdin.buffer
+    while select.select([source], [], [], SERVE_IDLE)[0]:
+        line = source.readline()
+        if not line:
+            return
+        request = json.loads(line)
+        data = source.read(int(request["size"]))
+        if os.path.exists(__file__):
+            sys.stdin = io.TextIOWrapper(io.BytesIO(data))
+            run_verb(request["verb"], request["arguments"])
+        else:  # somebody tidied up; workers need the file
+            print(json.dumps({"gone": True}))
+        sys.stdout.flush()
 
 
 def main(arguments: list[str]) -> int:
