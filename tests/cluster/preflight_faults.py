@@ -176,7 +176,7 @@ FAULTS: dict[str, tuple[Callable[[Site], Callable[[], None]], str]] = {
     "speed": (
         lambda site: site.patched(
             "import os, time\nold = os.write\n"
-            "os.write = lambda f, data: (time.sleep(2.0 if len(data) > 99999 else 0), old(f, data))[1]\n"
+            "os.write = lambda f, data: (time.sleep(3.0 if len(data) > 99999 else 0), old(f, data))[1]\n"
         ),
         "MB/s",
     ),

@@ -37,7 +37,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         made = Site(bed, inventory)
         made.settings = [
             f"cluster={inventory}", "nodes=2", "devices_per_node=2", f"train.init_from={HOME}/weights.safetensors",
-            "check.checkpoint_time=1s",
+            "check.checkpoint_time=2s",
         ]  # fmt: skip
         words = [setting.partition("=") for setting in made.settings]
         _, plan = loaded_plan(Path("quickstart"), tuple("".join(word) for word in words))
