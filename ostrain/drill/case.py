@@ -165,11 +165,9 @@ class Case:
 
     def slowest(self, since: int) -> str:
         """The node of the rank that the others waited for in the steps after ``since``; empty where none stands out."""
-        rows = {
-            rank: [row for row in records if row["step"] > since + 1]  # the step at hand was fast for a part
-            for rank, records in self.watcher.seen.records.items()
-        }
-        found = stragglers(rows)
+        time.sleep(2 * LOOK)  # the last step's lines of other ranks
+        records = self.watcher.seen.records
+        found = stragglers({rank: [row for row in rows if row["step"] > since] for rank, rows in records.items()})
         plan = self.watcher.run.plan
         return next((node.name for node in plan.nodes if found and found[0].rank in node.ranks), "")
 

@@ -203,7 +203,7 @@ class PortStolen(Fault):
 class SlowNode(Fault):
     name = "slow_node"
     title = "a node runs at a quarter of its speed"
-    expect = Expect(restart="no", named="node", straggler=True, steps=5)
+    expect = Expect(restart="no", named="node", straggler=True, steps=6)
 
     def inject(self, scene: Scene) -> Injection:
         node = scene.any_node()
