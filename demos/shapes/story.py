@@ -38,7 +38,7 @@ class Size:
     sampling_steps: int
 
 
-FULL = Size(clips=400, image=1200, stages=(300, 30, 600), sequence=40, data=3000, sampling_steps=30)
+FULL = Size(clips=400, image=800, stages=(300, 30, 250), sequence=40, data=1800, sampling_steps=30)
 SHORT = Size(clips=40, image=3, stages=(2, 2, 2), sequence=2, data=3, sampling_steps=2)
 
 
