@@ -113,8 +113,11 @@ class Case:
 
     def wait_for_moment(self) -> None:
         """Past a checkpoint, at a step and at a moment within it that the seed chooses."""
-        steps, every = self.ground.rehearsed.steps, self.ground.rehearsed.every
-        target = self.random.randint(every + 2, max(every + 2, steps - every - 2))
+        assert self.fault is not None
+        rehearsed = self.ground.rehearsed
+        first = rehearsed.every + 2
+        last = rehearsed.steps - max(first, rehearsed.watched(self.fault))
+        target = self.random.randint(first, max(first, last))
         seen, bounds = self.watcher.seen, self.ground.bounds
 
         def reached() -> bool:
@@ -153,12 +156,13 @@ class Case:
         """A few steps of a later attempt; or of this one, where nothing has to be started again."""
         assert self.fault is not None
         seen, bounds, expect = self.watcher.seen, self.ground.bounds, self.fault.expect
-        target = min(seen.newest_step(attempt) + expect.steps, self.ground.rehearsed.steps)
+        watched = self.ground.rehearsed.watched(self.fault)
+        target = min(seen.newest_step(attempt) + watched, self.ground.rehearsed.steps)
 
         def recovered() -> bool:
             later = [one for one in seen.losses if one > attempt]
             if later:
-                return len(seen.losses[max(later)]) >= expect.steps
+                return len(seen.losses[max(later)]) >= watched
             return expect.restart != "yes" and seen.newest_step(attempt) >= target
 
         self.wait(recovered, bounds.recover, "recovery")

@@ -17,6 +17,7 @@ BACKENDS = ("local", "ssh")
 LONGEST_HANG = 60.0  # a job may wait half an hour for a hang; a rehearsal does not
 LONGEST_SILENCE = 10.0  # seconds without an answer after which a node of a rehearsal is lost
 MAX_NAME = 63
+TIMED_EVERY = 10  # models/trainer.py: steps between two of which the collectives are timed on Ascend
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Rehearsed:
     name: str
     cluster: str
     backend: str
+    device: str
     settings: tuple[str, ...]
     steps: int
     every: int
@@ -52,7 +54,15 @@ class Rehearsed:
         """Why a fault cannot be rehearsed with this job at all; empty where it can."""
         if self.smaller(fault) is not False and self.nodes < 2:
             return "one node and no spare: nothing would be left to go on with"
+        least = self.every + 2 + self.watched(fault)
+        if self.steps < least:
+            return f"it has to be watched for {self.watched(fault)} steps: --steps {least} or more"
         return ""
+
+    def watched(self, fault: Fault) -> int:
+        """Steps to watch after a fault before it is mended. On Ascend ranks tell how long they wait every tenth step."""
+        rare = fault.expect.straggler and self.device == "Ascend"
+        return fault.expect.steps * (TIMED_EVERY if rare else 1)
 
 
 def rehearse_job(job: Path, overrides: Sequence[str], *, steps: int, every: int) -> Rehearsed:
@@ -85,6 +95,7 @@ def rehearse_job(job: Path, overrides: Sequence[str], *, steps: int, every: int)
         name=name,
         cluster=loaded.inventory.name,
         backend=loaded.inventory.backend,
+        device=loaded.inventory.device,
         settings=tuple(settings),
         steps=steps,
         every=every,

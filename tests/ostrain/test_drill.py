@@ -195,6 +195,14 @@ def test_a_job_is_rehearsed_short_supervised_and_with_copies(job: Path) -> None:
     assert not any(rehearsed.impossible(fault) for fault in FAULTS.values())
 
 
+def test_a_slow_node_is_watched_longer_where_ranks_tell_rarely(job: Path) -> None:
+    job.write_text(job.read_text().replace("CPU", "Ascend"))
+    slow = FAULTS["slow_node"]
+    assert "--steps 66" in rehearse_job(QUICKSTART, four(job), steps=24, every=4).impossible(slow)
+    assert not rehearse_job(QUICKSTART, four(job), steps=66, every=4).impossible(slow)
+    assert not rehearse_job(QUICKSTART, four(job), steps=24, every=4).impossible(FAULTS["worker_kill"])
+
+
 def test_one_machine_cannot_lose_a_node() -> None:
     rehearsed = rehearse_job(QUICKSTART, (), steps=16, every=4)
     impossible = [name for name, fault in FAULTS.items() if rehearsed.impossible(fault)]
