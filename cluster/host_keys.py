@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from cluster.hosts_lock import Pin, lock_beside, read_lock
 from cluster.known_hosts import find_known_host, fingerprint, known_hosts_files, known_name
 from cluster.transport import fan_out
 from ostrain.plan import NodeAccess
+
+# Without a handler Python prints paramiko's threads' tracebacks; their errors reach us as exceptions.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 # The kinds a host may offer, the best first; each is asked for by itself.
 KINDS = {

@@ -7,7 +7,6 @@ any key and its ``env`` is not quoted.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import shlex
 import threading
@@ -30,9 +29,6 @@ CONNECT_TIMEOUT = 10.0
 KEEPALIVE = 15
 _SLICE = 0.5  # seconds a blocking read or write lasts before the time is looked at
 _BLOCK = 1 << 16
-
-# Without a handler Python prints paramiko's threads' tracebacks; their errors reach us as exceptions.
-logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 class RefuseUnknown(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]

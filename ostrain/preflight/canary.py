@@ -169,7 +169,8 @@ def _timings(backend: Backend, ref: RunRef) -> Iterator[Verdict]:
         join = max(float(row["join"]) for row in own)
         large = max(float(row["large"]) for row in own)
         rate = told["bytes"] / max(large, 1e-9) / 2**20
-        what = f"ranks {listed(sorted(row['rank'] for row in own))} met in {join:.1f} s, 4 MB summed at {rate:.0f} MB/s"
+        who = "rank" if len(own) == 1 else "ranks"
+        what = f"{who} {listed(sorted(row['rank'] for row in own))} met in {join:.1f} s, 4 MB summed at {rate:.0f} MB/s"
         if join > 3 * usual + 10:
             yield warn(node, what, f"the others took {usual:.1f} s", "look at its disk and its load")
         else:

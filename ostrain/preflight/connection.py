@@ -42,7 +42,7 @@ def host_key(situation: Situation) -> Iterator[Verdict]:
             yield ok(name, "this machine")
             continue
         key = seen.host_key
-        yield ok(name, f"{key['type']} {key['fingerprint']}, {key['source']}")
+        yield Verdict(name, Level.OK, f"{key['type']}, {key['source']}", key["fingerprint"])
 
 
 def user(situation: Situation) -> Iterator[Verdict]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +98,15 @@ def test_known_hosts_does_not_override_the_lock(bed: Testbed, inventory: Path, t
     assert lock.read_text() == before
     assert called("trust", str(inventory), "--yes", "--replace")["pinned"]
     assert reached("node-0", inventory) == b"node-0\n"
+
+
+def test_the_command_itself_prints_no_traceback_of_kinds_of_keys_that_a_host_has_not(
+    bed: Testbed, inventory: Path
+) -> None:
+    argv = [sys.executable, "-m", "ostrain", "hosts", "trust", str(inventory), "--yes"]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True, env=env)
+    assert "Traceback" not in done.stderr and "pinned 3 keys of 3 nodes" in done.stderr
 
 
 def test_nobody_to_ask_pins_nothing_and_silent_nodes_do_not_hide_others(bed: Testbed, inventory: Path) -> None:
