@@ -60,7 +60,7 @@ class Rehearsed:
         return ""
 
     def watched(self, fault: Fault) -> int:
-        """Steps to watch after a fault before it is mended. On Ascend ranks tell how long they wait every tenth step."""
+        """Steps to watch after a fault before it is mended. On Ascend ranks time every tenth step only."""
         rare = fault.expect.straggler and self.device == "Ascend"
         return fault.expect.steps * (TIMED_EVERY if rare else 1)
 

@@ -17,7 +17,7 @@ from ostrain.drill.faults import FAULTS, Injection
 from ostrain.drill.logs import LogLoss, compare, read_shown
 from ostrain.drill.rehearsal import Rehearsal
 from ostrain.drill.scene import Scene
-from ostrain.drill.settings import chosen_faults, rehearse_job
+from ostrain.drill.settings import TIMED_EVERY, chosen_faults, rehearse_job
 from ostrain.drill.text import line, summary
 from ostrain.drill.verdict import Facts, Verdict, compare_losses, judge
 from ostrain.drill.watcher import Seen
@@ -197,6 +197,8 @@ def test_a_job_is_rehearsed_short_supervised_and_with_copies(job: Path) -> None:
 
 def test_a_slow_node_is_watched_longer_where_ranks_tell_rarely(job: Path) -> None:
     job.write_text(job.read_text().replace("CPU", "Ascend"))
+    trainer = Path(__file__).parents[2] / "models" / "trainer.py"
+    assert f'"Ascend": {TIMED_EVERY}}}' in trainer.read_text()
     slow = FAULTS["slow_node"]
     assert "--steps 66" in rehearse_job(QUICKSTART, four(job), steps=24, every=4).impossible(slow)
     assert not rehearse_job(QUICKSTART, four(job), steps=66, every=4).impossible(slow)
