@@ -68,13 +68,12 @@ def scontrol(*arguments: str) -> str:
     return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else ""
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # For a client, on the login machine: one JSON object in, one out
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def verb_batch(request: Json) -> Json:
-    """Several calls of the agent's verbs in one process: ``calls`` [{verb, arguments, input}] -> ``answers``."""
+    """Several calls of the agent's verbs in one process: ``calls`` [{verb, arguments, input}] -> ``answers``; with them
+    ``noted``, the newest submission of the run whose first node's directory is ``first``."""
     answers = []
     for call in request["calls"]:
         count, function = agent.VERBS[call["verb"]]
@@ -87,7 +86,7 @@ def verb_batch(request: Json) -> Json:
             answers.append({"error": error.info})
         except OSError as error:
             answers.append({"error": agent.os_problem("{} failed".format(call["verb"]), error).info})
-    return {"answers": answers}
+    return {"answers": answers, "noted": noted(request["first"])}
 
 
 def verb_order(request: Json) -> Json:
@@ -111,9 +110,9 @@ def verb_note(request: Json) -> Json:
     return {}
 
 
-def verb_jobs(request: Json) -> Json:
-    run = agent.RunDir(request["run_dir"])
-    return agent.read_json(run.at("agent/slurm.json")) or {"jobs": [], "attempt": 0}
+def noted(run_dir: str) -> Json:
+    """Jobs of the newest submission, oldest first, and the attempt the first one was to begin."""
+    return agent.read_json(os.path.join(run_dir, "agent/slurm.json")) or {"jobs": [], "attempt": 0}
 
 
 def verb_ask(request: Json) -> Json:
@@ -196,9 +195,7 @@ def follow(folder: str, nodes: list[str]) -> int:
     return agent.pour(Group(folder, nodes, request).look, float(request.get("keepalive") or 0))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # For sbatch.sh and the agents, on the nodes of an allocation
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def first_host() -> str:
@@ -241,6 +238,11 @@ def own_job() -> Json:
     job = os.environ.get("SLURM_JOB_ID", "")
     return {"scheduler": "slurm", "job": job, "restarts": int(os.environ.get("SLURM_RESTART_COUNT") or 0),
             "hosts": os.environ.get("SLURM_JOB_NODELIST", "")}  # fmt: skip
+
+
+def why() -> int:
+    print(*why_ended())
+    return 0
 
 
 def why_ended() -> tuple[str, str]:
@@ -353,26 +355,16 @@ def expanded(ids: str) -> list[int]:
     return found
 
 
-def expanded_hosts(hosts: str) -> list[str]:
-    return scontrol("show", "hostnames", hosts).split()
-
-
 def devices(count: str, resource: str) -> int:
-    """Print the ids of the devices this node's share of the job has, the first ``count``; nothing where Slurm says
-    none (``Nodes=… GRES=npu:4(IDX:0-3)`` of scontrol show job --details)."""
+    """Print the ids of the first ``count`` devices of this node's share of the job; nothing where Slurm says none."""
     text = scontrol("show", "job", os.environ.get("SLURM_JOB_ID", ""), "--details")
     own = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
     pattern = r"^\s*Nodes=(\S+) .*?\bGRES=(\S*)"
     for hosts, shares in re.findall(pattern, text, re.MULTILINE):
         match = re.search(rf"(?:^|[,)]){re.escape(resource)}(?::[^(),]*)?\(IDX:([0-9,-]+)\)", shares)
-        if match and own in expanded_hosts(hosts):
+        if match and own in scontrol("show", "hostnames", hosts).split():
             print(",".join(map(str, expanded(match.group(1))[: int(count)])))
             return 0
-    return 0
-
-
-def why() -> int:
-    print(*why_ended())
     return 0
 
 
@@ -380,7 +372,6 @@ CLIENT_VERBS: dict[str, Callable[[Json], Json]] = {
     "batch": verb_batch,
     "order": verb_order,
     "note": verb_note,
-    "jobs": verb_jobs,
     "ask": verb_ask,
     "settle": verb_settle,
 }

@@ -81,14 +81,20 @@ class SlurmBackend:
         self, run: RunRef, verb: str, inputs: Mapping[str, dict[str, Any]], timeout: float
     ) -> PerNode[dict[str, Any]]:
         """A verb of the agent for the directories of several nodes, in one process on the login machine."""
+        return self._looked(run, verb, inputs, timeout)[0]
+
+    def _looked(
+        self, run: RunRef, verb: str, inputs: Mapping[str, dict[str, Any]], timeout: float
+    ) -> tuple[PerNode[dict[str, Any]], dict[str, Any]]:
+        """As ``_batch``, with what is noted of the newest submission: jobs and the attempt they were for."""
         place = self._place(run.plan)
         folder = place.runs(run.run_id, timeout)
         calls = [{"verb": verb, "arguments": [f"{folder}/{name}"], "input": value} for name, value in inputs.items()]
-        answers = place.ask("batch", {"calls": calls}, timeout)["answers"]
+        told = place.ask("batch", {"calls": calls, "first": f"{folder}/{run.plan.nodes[0].name}"}, timeout)
         found: PerNode[dict[str, Any]] = {}
-        for name, answer in zip(inputs, answers, strict=True):
+        for name, answer in zip(inputs, told["answers"], strict=True):
             found[name] = _of_node(place.agent, name, answer["error"]) if "error" in answer else answer
-        return found
+        return found, dict(told["noted"])
 
     def probe(self, plan: LaunchPlan, *, timeout: float = 30.0) -> PerNode[dict[str, Any]]:
         """The login machine, its space, and Slurm's own opinion on the job. What nodes lack shows at the start."""
@@ -174,19 +180,21 @@ class SlurmBackend:
 
     def poll(self, run: RunRef, *, timeout: float = 15.0) -> PerNode[dict[str, Any]]:
         try:
-            answers = self._batch(run, "status", {node.name: {} for node in run.plan.nodes}, timeout)
+            answers, noted = self._looked(run, "status", {node.name: {} for node in run.plan.nodes}, timeout)
             statuses = {name: one for name, one in answers.items() if not isinstance(one, NodeError)}
             if len(statuses) < len(answers):
                 return answers
-            if not needs_slurm(list(statuses.values())):
+            if not needs_slurm(list(statuses.values()), int(noted["attempt"])):
                 ended = {"scheduler": {"scheduler": "slurm", "live": False}}
                 return {name: {**status, **ended} for name, status in statuses.items()}
-            return self._with_slurm(run, statuses, timeout)
+            return self._with_slurm(run, statuses, noted, timeout)
         except NodeError as error:
             return _everywhere(run.plan, error)
 
-    def _with_slurm(self, run: RunRef, statuses: dict[str, Any], timeout: float) -> PerNode[dict[str, Any]]:
-        jobs, asked = self._jobs(run, timeout)
+    def _with_slurm(
+        self, run: RunRef, statuses: dict[str, Any], noted: dict[str, Any], timeout: float
+    ) -> PerNode[dict[str, Any]]:
+        jobs, asked = self._jobs(run, noted)
         verdict = settling(list(statuses.values()), jobs, asked)
         if verdict is not None:
             self._settle(run, verdict.attempt, verdict.reason, verdict.what, timeout)
@@ -203,11 +211,10 @@ class SlurmBackend:
                 answers[name] = NodeError("unreachable", what, node=name, next_step=f"ostrain cancel {run.run_id}")
         return answers
 
-    def _jobs(self, run: RunRef, timeout: float) -> tuple[list[SlurmJob], int]:
+    def _jobs(self, run: RunRef, noted: Mapping[str, Any]) -> tuple[list[SlurmJob], int]:
         """The jobs of the newest submission, oldest first, and the attempt they were submitted for. A submission that
         was not noted, because the client died, is found by its name."""
         place = self._place(run.plan)
-        noted = place.ask("jobs", {"run_dir": f"{place.runs(run.run_id, timeout)}/{run.plan.nodes[0].name}"}, timeout)
         known = {job.job: job for job in place.slurm.jobs(run.run_id)}
         oldest = int(noted["jobs"][0]) if noted["jobs"] else 0
         jobs = [job for name, job in known.items() if int(name) >= oldest or job.live]
@@ -272,7 +279,7 @@ class SlurmBackend:
 
     def _stop(self, run: RunRef, grace: float, reason: str) -> PerNode[dict[str, Any]]:
         place, timeout = self._place(run.plan), grace + 30.0
-        jobs, asked = self._jobs(run, timeout)
+        jobs, asked = self._jobs(run, self._looked(run, "status", {}, timeout)[1])
         dirs = self._dirs(run, timeout)
         lasting = reason == "peer_failed" and ("attempts" in run.plan.service or place.section.requeue)
         if not lasting:
@@ -322,7 +329,7 @@ class SlurmBackend:
 
     def remove(self, run: RunRef, *, timeout: float = 60.0) -> PerNode[None]:
         try:
-            live = [job.job for job in self._jobs(run, timeout)[0] if job.live]
+            live = [job.job for job in self._jobs(run, self._looked(run, "status", {}, timeout)[1])[0] if job.live]
             if live:
                 what = f"the run still has jobs in Slurm: {', '.join(live)}"
                 step = f"ostrain cancel {run.run_id}"

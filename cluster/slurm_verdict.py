@@ -34,9 +34,9 @@ def retried(service: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(service.get("retry") or sorted(reason.word for reason in TABLE.values() if reason.retry))
 
 
-def needs_slurm(statuses: Sequence[Status]) -> bool:
-    """Whether the files alone do not tell how the run stands."""
-    states = {status["state"] for status in statuses}
+def needs_slurm(statuses: Sequence[Status], asked: int) -> bool:
+    """Whether the files alone do not tell how the attempt that was submitted last, or a later one, stands."""
+    states = {status["state"] if status["attempt"] >= asked else "" for status in statuses}
     return not (states == {"SUCCEEDED"} or states == {"CANCELLED"})
 
 

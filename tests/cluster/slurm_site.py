@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -53,14 +54,14 @@ class SlurmSite:
     def run(
         self, worker: str = SLEEPER, nodes: int = 2, name: str = "run-1", attempts: int = 1, **section: Any
     ) -> RunRef:
-        run = RunRef(name, self.plan(worker, nodes, attempts, section))
+        run = RunRef(f"{name}-{secrets.token_hex(3)}", self.plan(worker, nodes, attempts, section))
         self.runs.append(run)
         return run
 
     def start(self, *arguments: Any, **options: Any) -> RunRef:
-        secrets = options.pop("secrets", {})
+        values = options.pop("secrets", {})
         run = self.run(*arguments, **options)
-        launch(self.backend, run, self.bundle(), **secrets)
+        launch(self.backend, run, self.bundle(), **values)
         return run
 
     def bundle(self) -> Path:

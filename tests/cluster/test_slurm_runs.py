@@ -67,7 +67,7 @@ def ready(site: SlurmSite, run: RunRef) -> None:
         logs = [site.run_dir(run, rank) / f"logs/attempt-1/worker_{rank}.log" for rank in range(len(run.plan.nodes))]
         return all(path.exists() and path.stat().st_size for path in logs)
 
-    wait_until(told, 20.0, "workers ready")
+    wait_until(told, 40.0, "workers ready")
 
 
 def follow_all(site: SlurmSite, run: RunRef, patterns: tuple[str, ...] = ("logs/attempt-*/worker_*.log",)) -> Any:
@@ -93,13 +93,13 @@ def test_two_nodes_with_secrets_in_no_place_but_the_workers(
     site: SlurmSite, slurm: SlurmBed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SUBMITTER", "sees-this")
-    run = site.run(FACTS, name="run.with_dots-1", gres="npu:3")
+    run = site.run(FACTS, name="run.with_dots", gres="npu:3")
     checked = good(site.backend.probe(run.plan))["node-0"]
     assert checked["slurm"].count(".") >= 1 and "to start at" in checked["expected"]
     launch(site.backend, run, site.bundle(), TOKEN="geheim-geheim-geheim")
     follower = follow_all(site, run)
     shown = slurm.run("scontrol", "show", "job", site.job(run))
-    assert "npu:3" in shown and "JobName=run.with_dots-1" in shown and "geheim" not in shown
+    assert "npu:3" in shown and f"JobName={run.run_id}" in shown and "geheim" not in shown
     site.wait(run, "SUCCEEDED")
     for rank in range(2):
         log = (site.run_dir(run, rank) / f"logs/attempt-1/worker_{rank}.log").read_text()
@@ -160,8 +160,7 @@ def test_a_failed_node_ends_its_peers_and_a_new_submission_is_the_next_attempt(s
 def test_requeue_begins_the_next_attempt_with_nobody_there(site: SlurmSite, slurm: SlurmBed) -> None:
     run = site.start(FIRST_FAILS.format(how="time.sleep(300)"), requeue=True, secrets={"TOKEN": "geheim-geheim"})
     follower = follow_all(site, run)
-    site.wait(run, "RUNNING")
-    wait_until(lambda: (site.run_dir(run) / "logs/attempt-1/worker_0.log").exists(), 10.0)
+    ready(site, run)
     slurm.run("scontrol", "requeue", site.job(run))
     told = site.wait(run, "SUCCEEDED", 30.0)
     assert told["node-0"]["attempt"] == 2
@@ -244,4 +243,4 @@ def test_the_time_limit_ends_a_run_in_good_order(limited: tuple[SlurmSite, RunRe
     assert told["reason"] == "slurm_timeout"
     with contextlib.suppress(ProcessLookupError):
         os.kill(told["agent"]["pid"], 0)
-        wait_until(lambda: environ_tags("OSTRAIN_RUN=limited") == [], 10.0)
+        wait_until(lambda: environ_tags(f"OSTRAIN_RUN={run.run_id}") == [], 10.0)

@@ -85,7 +85,8 @@ def test_the_last_word_for_nodes_that_had_none(
 
 
 def test_slurm_is_asked_only_where_files_do_not_tell() -> None:
-    assert not needs_slurm([DONE, DONE]) and needs_slurm([DONE, RUNS]) and needs_slurm([KILLED, PEER])
+    assert not needs_slurm([DONE, DONE], 1) and needs_slurm([DONE, RUNS], 1) and needs_slurm([KILLED, PEER], 1)
+    assert needs_slurm([node("CANCELLED", 1)], 2) and not needs_slurm([node("CANCELLED", 2)], 2)
     assert "worker_killed" in retried({}) and retried({"retry": ["hung"]}) == ("hung",)
 
 
