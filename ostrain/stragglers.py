@@ -7,6 +7,7 @@ samples were waited for.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -73,7 +74,9 @@ def stragglers(metrics: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[Strag
     chosen = (timed if len(timed) >= LEAST_STEPS else common)[-WINDOW:]
     if len(chosen) < LEAST_STEPS:
         return []
-    found = (_judge(rank, steps, chosen) for rank in steps)
+    own = [sorted(rows[step].own for rows in steps.values()) for step in chosen]
+    data = [sorted(rows[step].data for rows in steps.values()) for step in chosen]
+    found = (_judge(rank, [rows[step] for step in chosen], own, data) for rank, rows in steps.items())
     return sorted((one for one in found if one is not None), key=lambda one: -one.own)
 
 
@@ -88,15 +91,26 @@ def _steps(rows: Sequence[Mapping[str, Any]]) -> dict[int, _Step]:
     return found
 
 
-def _judge(rank: int, steps: Mapping[int, Mapping[int, _Step]], chosen: Sequence[int]) -> Straggler | None:
-    """One rank beside the others, over the chosen steps."""
-    own = [steps[rank][step] for step in chosen]
-    others = [[rows[step] for number, rows in steps.items() if number != rank] for step in chosen]
-    usual = [median(other.own for other in rows) for rows in others]
-    slower = sum(mine.own > FACTOR * theirs for mine, theirs in zip(own, usual, strict=True))
-    mine, theirs = median(one.own for one in own), median(usual)
-    share = (mine - theirs) / max(1e-9, median(one.seconds for one in own))
-    if slower < MOST * len(chosen) or share < LEAST_SHARE:
+def _judge(
+    rank: int, spent: Sequence[_Step], own: Sequence[Sequence[float]], data: Sequence[Sequence[float]]
+) -> Straggler | None:
+    """One rank beside the others. spent: how it spent the chosen steps; own, data: of all ranks, sorted, by step."""
+    usual = [_median_without(one.own, everyone) for one, everyone in zip(spent, own, strict=True)]
+    slower = sum(one.own > FACTOR * theirs for one, theirs in zip(spent, usual, strict=True))
+    mine, theirs = median(one.own for one in spent), median(usual)
+    share = (mine - theirs) / max(1e-9, median(one.seconds for one in spent))
+    if slower < MOST * len(spent) or share < LEAST_SHARE:
         return None
-    data = median(one.data for one in own) - median(median(other.data for other in rows) for rows in others)
-    return Straggler(rank, mine, theirs, min(1.0, share), "data" if data > (mine - theirs) / 2 else "work")
+    waited = median(_median_without(one.data, everyone) for one, everyone in zip(spent, data, strict=True))
+    surplus = median(one.data for one in spent) - waited
+    return Straggler(rank, mine, theirs, min(1.0, share), "data" if surplus > (mine - theirs) / 2 else "work")
+
+
+def _median_without(value: float, everyone: Sequence[float]) -> float:
+    """Median of the sorted numbers without one that is ``value``, in the time of a search: there may be thousands."""
+    gone, count = bisect_left(everyone, value), len(everyone) - 1
+
+    def other(number: int) -> float:
+        return everyone[number if number < gone else number + 1]
+
+    return other(count // 2) if count % 2 else (other(count // 2 - 1) + other(count // 2)) / 2
