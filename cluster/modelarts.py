@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cluster.cloud import CloudError, Patience, kind_of, seconds_of
-from cluster.obs import PIP, CloudKeys
-from ostrain.errors import OstrainError
+from cluster.obs import CloudKeys, missing_library
 
 T = TypeVar("T")
 PHASES = ("Creating", "Pending", "Running", "Terminating", "Completed", "Failed", "Terminated", "Abnormal")
@@ -80,7 +79,7 @@ class TrainingJobs:
             from huaweicloudsdkcore.http.http_handler import HttpHandler
             from requests.adapters import HTTPAdapter
         except ImportError as error:
-            raise OstrainError("ModelArts needs a library that is not here", why=str(error), next_step=PIP) from error
+            raise missing_library("ModelArts", error) from error
         credentials = BasicCredentials(keys.access_key, keys.secret_key, project_id)
         if keys.security_token:
             credentials = credentials.with_security_token(keys.security_token)

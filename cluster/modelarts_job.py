@@ -83,11 +83,7 @@ def description(run_id: str, attempt: int) -> str:
 def environments(plan: LaunchPlan, attempt: int, sealed: dict[str, str]) -> dict[str, str]:
     """Variables of every container. The workers' own travel in env.sh, byte for byte and unseen in the console."""
     section = section_of(plan)
-    values = {
-        "OSTRAIN_ATTEMPT": str(attempt),
-        "OSTRAIN_CODE": CODE,
-        "OSTRAIN_OUTPUT": MOUNT if section.mount else OUTPUT,
-    }
+    values = {"OSTRAIN_ATTEMPT": str(attempt), "OSTRAIN_OUTPUT": MOUNT if section.mount else OUTPUT}
     if not section.mount:
         values["OSTRAIN_RESTORE"] = RESTORE
     return {**values, **sealed}
@@ -103,9 +99,6 @@ def create_body(plan: LaunchPlan, run_id: str, attempt: int, sealed: dict[str, s
         "engine": _engine(section),
         "environments": environments(plan, attempt, sealed),
     }
-    if section.image is not None:
-        algorithm["local_code_dir"] = CODE
-        algorithm["working_dir"] = CODE
     if not section.mount:
         algorithm["inputs"] = [_channel(IN_CHANNEL, RESTORE, places)]
         algorithm["outputs"] = [_channel(OUT_CHANNEL, OUTPUT, places)]
@@ -184,7 +177,7 @@ def ma_cli_yaml(plan: LaunchPlan) -> str:
         "train-instance-count": len(plan.nodes),
     }
     if section.image is not None:
-        options.update({"image-url": section.image, "local-code-dir": CODE, "working-dir": CODE})
+        options["image-url"] = section.image
     elif section.engine is not None:
         options.update({"framework-type": section.engine.name, "framework-version": section.engine.version})
     if section.flavor_id is not None:
@@ -197,8 +190,7 @@ def ma_cli_yaml(plan: LaunchPlan) -> str:
     options["output"] = [f"{OUT_CHANNEL}={folder}"]
     options["input"] = [f"{IN_CHANNEL}={folder}"]
     # Where the tool puts the channels is told by arguments, --ostrain_out=… and --ostrain_restore=….
-    values = {key: environments(plan, 1, {})[key] for key in ("OSTRAIN_ATTEMPT", "OSTRAIN_CODE")}
-    options["env-variables"] = [f"{key}={value}" for key, value in values.items()]
+    options["env-variables"] = ["OSTRAIN_ATTEMPT=1"]
     left = [key for key in ("volumes", "mount", "max_hours", "auto_restart", "priority") if key in plan.service]
     head = "# ma-cli ma-job submit FILE, after the folder code/ beside it was copied to code-dir.\n"
     if left:

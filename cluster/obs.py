@@ -36,6 +36,11 @@ class CloudKeys:
         return "CloudKeys(…)"
 
 
+def missing_library(service: str, error: ImportError) -> OstrainError:
+    """What to tell where the extra ``modelarts`` is not installed."""
+    return OstrainError(f"{service} needs a library that is not here", why=str(error), next_step=PIP, exit_code=2)
+
+
 @dataclass(frozen=True)
 class Entry:
     """An object of a listing. size in bytes."""
@@ -63,7 +68,7 @@ class HuaweiObs:
         try:
             from obs import ObsClient
         except ImportError as error:
-            raise OstrainError("OBS needs a library that is not here", why=str(error), next_step=PIP) from error
+            raise missing_library("OBS", error) from error
         self.bucket = bucket
         self._patience = patience
         self._client: Any = ObsClient(

@@ -46,8 +46,6 @@ SCHEMA: Json = {
     "algorithm": {
         "code_dir": re.compile(r"/[^/]+/.+/\Z"),
         "command": str,
-        "local_code_dir?": re.compile(r"/home/.+"),
-        "working_dir?": re.compile(r"/home/.+"),
         "engine": {"image_url?": re.compile(r"[^:]+:[^:]+"), "engine_name?": str, "engine_version?": str},
         "inputs?": [_CHANNEL],
         "outputs?": [_CHANNEL],
@@ -292,7 +290,7 @@ class ModelArtsService(Service):
             "VC_WORKER_HOSTS": ",".join(["localhost"] * count), "MA_TASK_NAME": "worker",
             "RANK_TABLE_FILE": "/user/config", **self.extra,
         }  # fmt: skip
-        command = algorithm["command"].replace(algorithm["local_code_dir"], str(home / "code"))
+        command = algorithm["command"].replace("/home/ma-user/modelarts/user-job-dir/code", str(home / "code"))
         with open(home / "log", "wb") as log:
             return subprocess.Popen(
                 ["bash", "-c", f"exec {command}"], cwd=home, env=env, stdout=log, stderr=log, start_new_session=True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from cluster.cloud import CloudError, Patience, seconds_of
 from cluster.modelarts import Job, TaskEnd, TrainingJobs
 from cluster.modelarts_status import SETTLE, Attempt, merged
 from cluster.obs import CloudKeys, HuaweiObs
+from ostrain.errors import OstrainError
 from ostrain.plan import NodeAccess
 from tests.cluster.cloud_server import ACCESS_KEY, SECRET_KEY, Answer, Fault, served
 from tests.cluster.modelarts_service import PROJECT, ModelArtsService
@@ -215,6 +217,19 @@ def test_certificates_and_host_names_are_verified() -> None:
     store = HuaweiObs("https://obs.region.test", BUCKET, KEYS, timeout=1.0, patience=Patience(tries=1))
     assert store._client.context.check_hostname and store._client.context.verify_mode.name == "CERT_REQUIRED"
     assert "sk-of" not in repr(KEYS)
+
+
+def test_a_missing_extra_is_told_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obs", None)
+    monkeypatch.setitem(sys.modules, "huaweicloudsdkmodelarts.v1", None)
+    patience = Patience(tries=1)
+    for call in (
+        lambda: TrainingJobs("http://x", PROJECT, "0", KEYS, timeout=1.0, patience=patience),
+        lambda: HuaweiObs("http://x", BUCKET, KEYS, timeout=1.0, patience=patience),
+    ):
+        with pytest.raises(OstrainError, match="needs a library that is not here") as caught:
+            call()
+        assert (caught.value.next_step, caught.value.exit_code) == ("pip install 'ostrain[modelarts]'", 2)
 
 
 def test_retry_after_is_a_number_or_a_date() -> None:
