@@ -3,8 +3,9 @@
     with SlurmBed(4) as bed:
         bed.run("sinfo")
 
-Everything lies in one folder, with unprivileged ports; processes are ended by pid. Every node has a generic resource
-``npu`` made of plain files. Needs root, Debian's slurm-wlm and munge; a missing part is a TestbedError, never a skip.
+Everything lies in one folder, with unprivileged ports; processes are ended by pid, and by the kernel if we are killed.
+Every node has a generic resource ``npu`` made of plain files. Needs root, Debian's slurm-wlm and munge; a missing part
+is a TestbedError, never a skip.
 """
 
 from __future__ import annotations
@@ -190,9 +191,10 @@ class SlurmBed:
     def _spawn(self, label: str, program: str, *arguments: str, inside: Sequence[str] = ()) -> None:
         path = find_program(program)
         assert path is not None
+        argv = ["setpriv", "--pdeathsig=TERM", *inside, path, *arguments]
         with open(self.folder / f"{label}.out", "ab") as out:
             self._processes[label] = subprocess.Popen(
-                [*inside, path, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
                 env={**os.environ, **self.environment()},
             )  # fmt: skip
 
