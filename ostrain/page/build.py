@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -32,7 +31,6 @@ MOST_MOMENTS = 400
 MOST_CHECKPOINTS = 200
 MOST_RANKS = 256
 MOST_NODES = 512
-COMPARED = 64
 
 
 def write_page(
@@ -70,7 +68,7 @@ def page(
         "ranks": drawn[0] if drawn else None,
         "ranks_left_out": drawn[1] if drawn else 0,
         "spreads": sorted(spreads, key=lambda one: -one.median)[:MOST_RANKS],
-        "stragglers": stragglers(suspects(history)),
+        "stragglers": stragglers({rank: list(lines) for rank, lines in history.rows.items()}),
         "timeline": timeline(stretches, moments),
         "stretches": stretches,
         "moments": moments[-MOST_MOMENTS:],
@@ -84,24 +82,6 @@ def page(
         "now": now,
     }
     return _environment().get_template("run_report.html.j2").render(**values)
-
-
-def suspects(history: History) -> dict[int, list[dict[str, Any]]]:
-    """Lines of the ranks to be compared. Comparing thousands with each other takes minutes: then those with the most
-    time of their own, and others from all over the run."""
-    rows = {rank: list(lines) for rank, lines in history.rows.items()}
-    if len(rows) <= COMPARED:
-        return rows
-
-    def own(rank: int) -> float:
-        return statistics.median(
-            float(row["seconds"]) - (row.get("comm_wait") or 0.0) + (row.get("data_wait") or 0.0) for row in rows[rank]
-        )
-
-    ordered = sorted(rows, key=own, reverse=True)
-    most = ordered[: COMPARED // 4]
-    rest = ordered[COMPARED // 4 :]
-    return {rank: rows[rank] for rank in [*most, *rest[:: max(1, 4 * len(rest) // (3 * COMPARED))]]}
 
 
 def facts(history: History, status: RunStatus, now: float) -> list[tuple[str, str]]:
