@@ -40,6 +40,10 @@ class Refused(Exception):
     """What is asked for cannot be done here."""
 
 
+class NotThere(Exception):
+    """What is to be broken is not there, or not of the run that is named."""
+
+
 def stat_fields(pid: int) -> list[bytes] | None:
     """[state, ppid, …, start time (index 19), …] of a process; None when it is gone."""
     try:
@@ -104,7 +108,7 @@ def checked(request: Json) -> list[tuple[int, int]]:
     pids = request["pids"]
     for pid in pids:
         if not belongs(pid, request["run"]):
-            raise Refused("process {} is not one of {}, or has ended".format(pid, request["run"]))
+            raise NotThere("process {} is not one of {}, or has ended".format(pid, request["run"]))
     return [(pid, start_of(pid)) for pid in pids]
 
 
@@ -324,8 +328,8 @@ def keep(effect: Effect, seconds: float, writer: int) -> None:
         try:
             pause = next(effect)
             answer: Json = {"time": when, "pid": os.getpid(), "start": start_of(os.getpid())}
-        except (Refused, OSError) as error:
-            answer = {"error": str(error)}
+        except (Refused, NotThere, OSError) as error:
+            answer = failure(error)
         with contextlib.suppress(OSError):  # whoever asked may be gone
             os.write(writer, json.dumps(answer).encode())
         os.close(writer)
@@ -360,11 +364,16 @@ VERBS: dict[str, Callable[[Json], Json]] = {
 }
 
 
+def failure(error: Exception) -> Json:
+    """``cannot``: it is the place that does not let it be done."""
+    return {"error": str(error), "cannot": isinstance(error, Refused)}
+
+
 def main(arguments: list[str]) -> int:
     try:
         answer = VERBS[arguments[0]](json.loads(arguments[1]))
-    except (Refused, OSError, subprocess.SubprocessError) as error:
-        answer = {"error": str(error)}
+    except (Refused, NotThere, OSError, subprocess.SubprocessError) as error:
+        answer = failure(error)
     print(json.dumps(answer))
     return 1 if "error" in answer else 0
 

@@ -146,6 +146,8 @@ class NodeInjector:
         except ValueError:
             why = result.stderr.decode("utf-8", "replace").strip()[-500:]
             raise NodeError("protocol", f"{verb} gave no answer", node=node.name, why=why) from None
-        if "error" in answer:
+        if "error" in answer and answer["cannot"]:
             raise CannotInject(node.name, answer["error"])
+        if "error" in answer:
+            raise NodeError("protocol", "the fault could not be made", node=node.name, why=answer["error"])
         return answer

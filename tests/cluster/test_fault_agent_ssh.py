@@ -53,7 +53,9 @@ def test_only_sessions_that_watch_the_run_are_cut_and_the_run_goes_on(
         with pytest.raises(CannotInject, match="cannot be made") as caught:
             injector.cut_link(plan, "cut", 1.0)
         assert "ip link set dev eth0 up" in caught.value.why or "sudo" in caught.value.why
-        good(backend.poll(run))
+        agent = good(backend.poll(run))["node-0"]["agent"]
+        injector.kill(plan, "cut", [agent["pid"]])
+        wait_until(lambda: good(backend.poll(run))["node-0"]["reason"] == "agent_lost")
     finally:
         backend.stop(run, grace=0.0)
         for one in (watching, own):
