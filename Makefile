@@ -1,13 +1,14 @@
 # make demo   sets everything up and trains on real video on this machine
 # make demo-full   the whole story: autoencoder, captions, training, sampling (less than an hour on two cores)
-# make test   sets everything up and runs every check and test
+# make test   sets everything up and runs every check and test that fits 25 minutes on two cores
+# make test-long   the rest: hours
 VENV ?= .venv
 PYTHON ?= python3
 export PYTHON MAKECMDGOALS
 BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 
-.PHONY: setup demo demo-full test lint bench clean
+.PHONY: setup demo demo-full test test-long lint bench clean
 .DEFAULT_GOAL := setup
 
 # Tests that bring up nodes or several workers: one after the other.
@@ -38,6 +39,14 @@ test: setup
 	python -m pytest --ignore tests/models $(ALONE:%=--ignore %)
 	tools/each-file tests/models/test_*.py
 	python -m pytest $(ALONE)
+
+# What make test leaves out for its 25 minutes: long tests, every layout, every fault.
+test-long: setup
+	tools/system-packages test
+	python -m pytest -m long $(ALONE)
+	python -m tests.layouts
+	python -m tests.faults --seeds 3
+	python -m tests.fuzz --examples 2000
 
 bench: setup
 	python -m bench

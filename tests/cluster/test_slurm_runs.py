@@ -176,6 +176,7 @@ def test_requeue_begins_the_next_attempt_with_nobody_there(site: SlurmSite, slur
     assert not list(site.root.glob("runs/*/*/agent/secrets.json"))
 
 
+@pytest.mark.long
 def test_a_chain_goes_on_after_an_accident_and_ends_with_success(site: SlurmSite, slurm: SlurmBed) -> None:
     run = site.start(FIRST_FAILS.format(how="os.kill(os.getpid(), 9)"), attempts=3)
     assert text_of(follow_all(site, run)(), "node-1") == "attempt 1\nattempt 2\n"
@@ -184,6 +185,7 @@ def test_a_chain_goes_on_after_an_accident_and_ends_with_success(site: SlurmSite
     wait_until(lambda: not slurm.run("squeue", "--noheader", f"--name={run.run_id}").strip(), 15.0)
 
 
+@pytest.mark.long
 def test_a_chain_ends_where_another_attempt_cannot_help(site: SlurmSite, slurm: SlurmBed) -> None:
     run = site.start(FIRST_FAILS.format(how="sys.exit(64)"), attempts=3)
     follow_all(site, run)()
@@ -237,6 +239,7 @@ def test_missing_programs_and_a_dead_controller_are_told(site: SlurmSite, tmp_pa
     assert isinstance(error, NodeError)
 
 
+@pytest.mark.long
 def test_the_time_limit_ends_a_run_in_good_order(limited: tuple[SlurmSite, RunRef]) -> None:
     place, run = limited
     told = place.wait(run, "FAILED", 75.0)["node-0"]

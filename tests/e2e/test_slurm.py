@@ -57,6 +57,7 @@ def test_the_quick_start_trains_to_the_same_losses(cli: Cli, slurm: SlurmBed) ->
     assert not (cli.folder / "shared root/runs" / run).exists()
 
 
+@pytest.mark.long
 def test_queued_cancelled_and_resumed_from_the_command_line(cli: Cli, slurm: SlurmBed) -> None:
     cluster = inventory(cli, slurm)
     hog = slurm.run(

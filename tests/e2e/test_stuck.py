@@ -13,6 +13,7 @@ from tests.e2e.conftest import Cli, run_dir, step_of, worker_pid
 pytestmark = pytest.mark.train
 
 
+@pytest.mark.long
 def test_a_stopped_rank_of_a_real_training_is_named(cli: Cli) -> None:
     run = cli.submit("train.steps=500", "devices_per_node=2", "train.checkpoint.every=500")
     told = cli.wait(run, lambda told: step_of(told) >= 3)
