@@ -40,7 +40,8 @@ RUN = f"containers-{os.getpid()}"  # agents end everything that carries their ru
 WORKER = """
 import os, time
 print(os.environ["OSTRAIN_NODE_RANK"], os.environ["OSTRAIN_MASTER_ADDRESS"], os.environ["OSTRAIN_MASTER_PORT"],
-      os.environ.get("RANK_TABLE_FILE"), len(os.environ.get("TOKEN", "")), [n for n in os.environ if "SEALED" in n], flush=True)
+      os.environ.get("RANK_TABLE_FILE"), len(os.environ.get("TOKEN", "")),
+      [name for name in os.environ if "SEALED" in name], flush=True)
 {then}
 """
 
