@@ -69,12 +69,15 @@ def read_bytes(path: str) -> bytes:
 
 
 def belongs(pid: int, run: str) -> bool:
-    """Whether a process is of the run: it carries its tag, or it is its agent (whose command names the run)."""
+    """Whether a process is of the run: it carries its tag, or it is its agent, which lives in the run directory."""
     if b"OSTRAIN_RUN=" + run.encode() in read_bytes(f"/proc/{pid}/environ").split(b"\0"):
         return True
+    try:
+        place = os.readlink(f"/proc/{pid}/cwd")
+    except OSError:  # gone, or another user's
+        return False
     words = read_bytes(f"/proc/{pid}/cmdline").split(b"\0")
-    is_agent = any(os.path.basename(word).startswith(b"agent-") for word in words)
-    return is_agent and any(f"/runs/{run}/".encode() in word + b"/" for word in words)
+    return f"/runs/{run}/" in place + "/" and any(os.path.basename(word).startswith(b"agent-") for word in words)
 
 
 def all_pids() -> list[int]:

@@ -18,7 +18,7 @@ from cluster.backend import NodeError
 from cluster.injector import CannotInject, NodeInjector
 from ostrain.plan import NodePlan
 from tests.cluster.conftest import LocalSite
-from tests.cluster.toys import wait_ready, wait_until
+from tests.cluster.toys import good, wait_ready, wait_until
 
 COUNTING = """
 import time, os
@@ -61,7 +61,8 @@ def test_look_finds_the_run_and_kill_ends_one_process(
     name, node, pid = run
     seen = injector.look(node, name)
     assert pid in [one["pid"] for one in seen["processes"]] and seen["free"] > 0
-    assert any("start" in one["command"] for one in seen["processes"]), "the agent is one of them"
+    agent = next(iter(good(site.backend.poll(site.runs[0])).values()))["agent"]
+    assert agent["pid"] in [one["pid"] for one in seen["processes"]], "the agent is one of them"
     assert os.getpid() not in [one["pid"] for one in seen["processes"]]
     assert time.time() - injector.kill(node, name, [pid]) < 5
     wait_until(lambda: not Path(f"/proc/{pid}").exists() or state(pid) == "Z")
