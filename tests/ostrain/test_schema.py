@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -17,6 +18,7 @@ from ostrain.spec.resources import bundled_jobs, job_names
 DOCS = Path(__file__).parents[2] / "docs"
 
 
+@functools.cache
 def printed(*options: str) -> dict[str, Any]:
     result = CliRunner().invoke(schema, list(options), standalone_mode=False)
     assert result.exit_code == 0

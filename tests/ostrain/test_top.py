@@ -198,7 +198,7 @@ def test_live_on_a_terminal_ends_with_q_and_with_ctrl_c(tmp_path: Path) -> None:
         pid, terminal = on_terminal(environment, "top")
         read_until(terminal, b"1.50")
         os.write(terminal, key)
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 40
         while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
             assert time.monotonic() < deadline
             try:
