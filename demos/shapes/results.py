@@ -74,13 +74,21 @@ def tell(folder: Path, notes: dict[str, Any]) -> Results:
 
 
 def latent_statistics(folder: Path) -> dict[str, list[float]]:
-    """``shift`` and ``scale`` by channel: mean and standard deviation of the cached latents in ``folder``."""
-    means = []
+    """``shift`` and ``scale`` by channel: mean and standard deviation of latents drawn from what is cached in
+    ``folder``. Of draws, not of means: a channel that the autoencoder leaves unused is all deviation."""
+    means, variances = [], []
     for path in sorted(folder.rglob("*.npz")):
         with np.load(path, allow_pickle=False) as arrays:
-            means.append(arrays["latent_mean"])
-    values = np.concatenate([one.transpose(1, 0, 2, 3).reshape(one.shape[1], -1) for one in means], axis=1)
-    return {"shift": [round(float(x), 4) for x in values.mean(1)], "scale": [round(float(x), 4) for x in values.std(1)]}
+            means.append(_by_channel(arrays["latent_mean"]))
+            variances.append(_by_channel(arrays["latent_std"]) ** 2)
+    values = np.concatenate(means, axis=1)
+    deviation = np.sqrt(values.var(1) + np.concatenate(variances, axis=1).mean(1))
+    return {"shift": [round(float(x), 4) for x in values.mean(1)], "scale": [round(float(x), 4) for x in deviation]}
+
+
+def _by_channel(latents: np.ndarray) -> np.ndarray:
+    """[T, C, h, w] -> [C, T h w]"""
+    return latents.transpose(1, 0, 2, 3).reshape(latents.shape[1], -1)
 
 
 def reference_pictures(folder: Path) -> Path:
