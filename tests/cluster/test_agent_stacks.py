@@ -79,7 +79,7 @@ def test_an_earlier_attempts_heartbeat_is_not_this_ones(site: LocalSite) -> None
 def test_a_reused_pid_is_left_alone(site: LocalSite, tmp_path: Path) -> None:
     run = site.start(worker("all_reduce"))
     wait_ready(site.backend, run)
-    record = {"rank": 0, "pid": os.getpid(), "wrapper_pid": 1, "state": "running"}
+    record = {"rank": 0, "pid": os.getpid(), "wrapper_pid": os.getpid(), "state": "running"}
     from cluster.agent import RunDir
 
     dump = StackDump(RunDir(str(site.run_dir(run))), 1, record)
