@@ -11,8 +11,10 @@ export PATH := $(BIN):$(PATH)
 .PHONY: setup demo demo-full test test-long lint bench clean
 .DEFAULT_GOAL := setup
 
-# Tests that bring up nodes or several workers: one after the other.
-ALONE := tests/cluster tests/e2e tests/faults tests/layouts
+# Tests that keep all cores busy by themselves: one after the other.
+ALONE := tests/e2e tests/faults tests/layouts
+# Nodes, mostly waiting; these two share the names of their networks' parts.
+NODES := tests/cluster tests/testbed
 
 setup: $(VENV)/.installed
 
@@ -36,14 +38,13 @@ lint: setup
 test: setup
 	tools/system-packages test
 	$(MAKE) --no-print-directory lint
-	python -m pytest --ignore tests/models $(ALONE:%=--ignore %)
-	tools/each-file tests/models/test_*.py
+	tools/side-by-side "tests $(patsubst %,--ignore %,tests/models $(NODES) $(ALONE))" "$(NODES)" tests/models/test_*.py
 	python -m pytest $(ALONE)
 
 # What make test leaves out for its 25 minutes: long tests, every layout, every fault.
 test-long: setup
 	tools/system-packages test
-	python -m pytest -m long $(ALONE)
+	python -m pytest -m long tests/cluster $(ALONE)
 	python -m tests.layouts
 	python -m tests.faults --seeds 3
 	python -m tests.fuzz --examples 2000
