@@ -7,6 +7,7 @@ sent once; where its answer is unclear the caller looks whether it arrived.
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import random
 import time
@@ -85,10 +86,8 @@ def seconds_of(retry_after: str | None, now: float) -> float:
     """Seconds that a ``Retry-After`` header asks for: a number or a date. 0 where it says nothing readable."""
     if not retry_after:
         return 0.0
-    try:
+    with contextlib.suppress(ValueError):  # then it is a date
         return max(0.0, float(retry_after))
-    except ValueError:
-        pass
     try:
         return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - now)
     except ValueError:

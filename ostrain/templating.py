@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -101,3 +102,16 @@ class Templates:
     def render(self, template: str, **values: Any) -> str:
         """The text of ``templates/<template>``."""
         return self._environment.get_template(template).render(**values)
+
+
+def html(template: str, filters: Mapping[str, Callable[..., str]], values: Mapping[str, Any]) -> str:
+    """An HTML page from a template of ``templates/``; every value is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(str(files("templates"))),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters = {**environment.filters, **filters}
+    return environment.get_template(template).render(**values)

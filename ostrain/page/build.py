@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from ostrain import __version__
 from ostrain.bench.store import write_text
@@ -20,6 +17,7 @@ from ostrain.report import by_step, summary
 from ostrain.status import RunStatus
 from ostrain.stragglers import stragglers
 from ostrain.talk import age
+from ostrain.templating import html
 from ostrain.top.events import Told
 from ostrain.top.rows import size
 
@@ -81,7 +79,7 @@ def page(
         "version": __version__,
         "now": now,
     }
-    return _environment().get_template("run_report.html.j2").render(**values)
+    return html("run_report.html.j2", _FILTERS, values)
 
 
 def facts(history: History, status: RunStatus, now: float) -> list[tuple[str, str]]:
@@ -144,23 +142,13 @@ def notes(history: History) -> list[str]:
     return lines
 
 
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(str(files("templates"))),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters = {
-        **environment.filters,
-        "size": size,
-        "day": _day,
-        "seconds": lambda value: "-" if value is None else f"{value:.3g}",
-        "share": lambda value: f"{value:.0%}",
-    }
-    return environment
-
-
 def _day(value: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
+
+
+_FILTERS: dict[str, Callable[..., str]] = {
+    "size": size,
+    "day": _day,
+    "seconds": lambda value: "-" if value is None else f"{value:.3g}",
+    "share": lambda value: f"{value:.0%}",
+}
