@@ -63,7 +63,7 @@ class Site:
         line = f"env {' '.join(tags)} setsid sh -c '{script}' >/dev/null 2>&1 & echo $!"
         pid = int(self.node.exec(["sh", "-c", line]).stdout)
         time.sleep(0.2)
-        return lambda: self.node.exec(["sh", "-c", f"kill -9 -- -{pid} 2>/dev/null; true"]) and None
+        return lambda: self.node.exec(["sh", "-c", f"kill -9 -{pid} 2>/dev/null; true"]) and None
 
 
 def version(site: Site, place: str, old: str, new: str) -> Callable[[], None]:
