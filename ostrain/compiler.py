@@ -25,7 +25,7 @@ LARGE_WORLD = 128
 HUGE_WORLD = 1000
 # What has to be on a node's PATH beside bash.
 _STARTERS = {"msrun": ("msrun",), "mpirun": ("mpirun",), "rank_table": ()}
-_MODULES = ("mindspore", "numpy", "av", "safetensors", "tensorboardX", "psutil", "pydantic", "PIL", "yaml")
+PAYLOAD_MODULES = ("mindspore", "numpy", "av", "safetensors", "tensorboardX", "psutil", "pydantic", "PIL", "yaml")
 Preset = tuple[str, "str | Expand", str]
 
 
@@ -186,7 +186,7 @@ class _Compiler:
             "device": self.device,
             "devices": self.common_devices() if self.device == "Ascend" else [],
             "min_free_bytes": max(256 << 20, checkpoint_bytes(self.job.train) if self.job.train is not None else 0),
-            "modules": [] if hidden else list(_MODULES),
+            "modules": [] if hidden else list(PAYLOAD_MODULES),
             "programs": ["bash"] if hidden else ["bash", *_STARTERS[self.job.launcher]],
         }
 

@@ -11,7 +11,7 @@ from cluster.bundle import AGENT, build_bundle, build_source, hash_file
 from cluster.inspector import tree_hash
 from cluster.inventory import ResolvedNode
 from models.cost import checkpoint_bytes
-from ostrain.compiler import _MODULES as PAYLOAD_MODULES
+from ostrain.compiler import PAYLOAD_MODULES
 from ostrain.plan import LaunchPlan, NodePlan
 from ostrain.preflight.situation import ROOT, Wishes
 from ostrain.spec.load import LoadedJob
